@@ -1,0 +1,39 @@
+"""Quantization-aware training for Keras with differentiable rounding, on top of TFMOT.
+
+import qat_round as qr
+q = qr.quantize_model(model, rounder="sine")
+qr.calibrate(q, x_train[:512])
+q.compile(...); q.fit(...)
+qr.export_tflite(q, "model.tflite", io="int8")
+print(qr.verify_tflite(q, "model.tflite", x_test).table())
+"""
+
+from . import _compat, ranges, schedules
+from .affine import Grid, fake_quant, grid_from_range
+from .calibrate import calibrate
+from .callbacks import Anneal, knobs
+from .export import export_tflite
+from .model import annotate_layer, annotate_model, load_model, quantize_apply, quantize_model
+from .quantizers import RoundingQuantizer
+from .rounding import (
+    ExpectedRound,
+    FourierRound,
+    RampRound,
+    Rounder,
+    SigmoidRound,
+    SineRound,
+    StochasticRound,
+    StraightThrough,
+    get,
+    names,
+    register,
+    round,  # noqa: A004
+)
+from .scheme import RoundingConfig, RoundingScheme
+from .spec import FLOAT, LayerSpec, ModelSpec, TensorSpec
+from .tensors import summary
+from .verify import OutputParity, Parity, verify_tflite
+
+__version__ = "0.1.0"
+
+_compat.register_objects(_compat.tfmot_objects())  # so that Keras's own load_model knows them

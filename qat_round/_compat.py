@@ -1,0 +1,186 @@
+"""The one door to TensorFlow's neighbours: `tf_keras`, TFMOT, and the TFLite interpreter.
+
+Everything that depends on a version, and every import that must happen in a certain order, is
+here. `TF_USE_LEGACY_KERAS` has to be set before the first touch of `tf.keras`: TFMOT works on
+`tf_keras` (Keras 2), and without it `tf.keras` is Keras 3, which TFMOT cannot read.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+
+import tensorflow as tf
+import tf_keras as keras
+
+with warnings.catch_warnings():  # TFMOT 0.8.1 imports distutils, which warns
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import tensorflow_model_optimization as tfmot
+    from tensorflow_model_optimization.python.core.quantization.keras import (
+        quantize_annotate,
+        quantize_aware_activation,
+        quantize_layer,
+        quantize_wrapper,
+        quantizers,
+    )
+    from tensorflow_model_optimization.python.core.quantization.keras.collab_opts.cluster_preserve import (  # noqa: E501
+        cluster_preserve_quantize_registry as cluster_preserve,
+    )
+    from tensorflow_model_optimization.python.core.quantization.keras.collab_opts.prune_preserve import (  # noqa: E501
+        prune_preserve_quantize_registry as prune_preserve,
+    )
+    from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
+        default_8bit_quantize_configs,
+        default_8bit_quantize_scheme,
+    )
+    from tensorflow_model_optimization.python.core.quantization.keras.experimental.default_n_bit import (  # noqa: E501
+        default_n_bit_quantize_scheme,
+    )
+
+QuantizeAnnotate = quantize_annotate.QuantizeAnnotate
+QuantizeAwareActivation = quantize_aware_activation.QuantizeAwareActivation
+QuantizeLayer = quantize_layer.QuantizeLayer
+QuantizeWrapper = quantize_wrapper.QuantizeWrapper
+QuantizeWrapperV2 = quantize_wrapper.QuantizeWrapperV2
+QuantizeConfig = tfmot.quantization.keras.QuantizeConfig
+QuantizeScheme = tfmot.quantization.keras.QuantizeScheme
+QuantizeRegistry = tfmot.quantization.keras.QuantizeRegistry
+Quantizer = quantizers.Quantizer
+Default8BitQuantizeScheme = default_8bit_quantize_scheme.Default8BitQuantizeScheme
+DefaultNBitQuantizeScheme = default_n_bit_quantize_scheme.DefaultNBitQuantizeScheme
+OutputQuantizeConfig = default_8bit_quantize_configs.Default8BitOutputQuantizeConfig
+NoOpQuantizeConfig = default_8bit_quantize_configs.NoOpQuantizeConfig
+PRUNE_QUANTIZERS = (prune_preserve.PrunePreserveDefaultWeightsQuantizer,)
+CLUSTER_QUANTIZERS = (cluster_preserve.ClusterPreserveDefaultWeightsQuantizer,)
+
+
+@keras.utils.register_keras_serializable(package="qat_round")
+class InputQuantizeLayer(QuantizeLayer):
+    """TFMOT's `QuantizeLayer`, built once.
+
+    The original builds its weights again when a `.keras` file is loaded, so that the file's three
+    variables no longer fit the layer's five.
+    """
+
+    def build(self, input_shape: Any) -> None:
+        if not self.built:
+            super().build(input_shape)
+            self.built = True
+
+
+@keras.utils.register_keras_serializable(package="qat_round")
+class RoundingWrapper(QuantizeWrapperV2):
+    """TFMOT's wrapper, with variables in `.keras` files that fit when the file is loaded.
+
+    The original lists the inner layer's weights among its own, once or twice, depending on whether
+    that layer was built before the wrapper; so what was saved does not fit what is loaded.
+    """
+
+    def save_own_variables(self, store: Any) -> None:
+        for number, variable in enumerate(self._own_variables()):
+            store[str(number)] = variable.numpy()
+
+    def load_own_variables(self, store: Any) -> None:
+        own = self._own_variables()
+        if len(store.keys()) != len(own):
+            raise ValueError(
+                f"{self.name}: the file has {len(store.keys())} variables for this layer, but its "
+                f"quantizers make {len(own)}: {[v.name for v in own]}."
+            )
+        for number, variable in enumerate(own):
+            variable.assign(store[str(number)])
+
+    def _own_variables(self) -> list[tf.Variable]:
+        inner = {id(v) for v in self.layer._trainable_weights + self.layer._non_trainable_weights}
+        mine = self._dedup_weights(self._trainable_weights + self._non_trainable_weights)
+        return [v for v in mine if id(v) not in inner]
+
+
+def mend_saving(model: Any) -> Any:
+    """Makes a model of TFMOT's reload from `.keras`: the classes above add behaviour, no state."""
+    for layer in model.layers:
+        if type(layer) is QuantizeLayer:
+            layer.__class__ = InputQuantizeLayer
+        elif type(layer) is QuantizeWrapperV2:
+            layer.__class__ = RoundingWrapper
+    return model
+
+
+def tfmot_objects() -> dict[str, type]:
+    """The classes that a quantized model's file may name, by the name that it uses."""
+    objects: dict[str, type] = {}
+    for entry in tfmot.quantization.keras.quantize_scope().custom_objects:
+        objects.update(entry)
+    objects["RoundingWrapper"] = RoundingWrapper
+    objects["QuantizeLayer"] = objects["InputQuantizeLayer"] = InputQuantizeLayer
+    return objects
+
+
+def register_objects(objects: dict[str, type]) -> None:
+    """Makes classes known to Keras's own `load_model`, without a scope."""
+    keras.utils.get_custom_objects().update(objects)
+
+
+def smart_cond(pred: Any, true_fn: Callable[[], Any], false_fn: Callable[[], Any]) -> Any:
+    """`tf.cond` where `pred` is a tensor of unknown value, the plain branch where it is known."""
+    known = tf.get_static_value(pred) if tf.is_tensor(pred) else pred
+    if isinstance(pred, tf.Variable) or known is None:
+        return tf.cond(tf.cast(pred, tf.bool), true_fn, false_fn)
+    return true_fn() if known else false_fn()
+
+
+def is_keras3(model: Any) -> bool:
+    """Whether the object is a Keras 3 layer or model; never imports Keras 3 to find out."""
+    keras3 = sys.modules.get("keras")
+    layer = getattr(getattr(keras3, "layers", None), "Layer", None)
+    return (
+        layer is not None and isinstance(model, layer) and not isinstance(model, keras.layers.Layer)
+    )
+
+
+def interpreter(tflite: bytes, **options: Any) -> Any:
+    """A TFLite interpreter for a model's bytes: LiteRT's where it is installed, else TensorFlow's."""
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        Interpreter = tf.lite.Interpreter
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return Interpreter(model_content=tflite, **options)
+
+
+def read_flatbuffer(tflite: bytes) -> Any:
+    """The model in a `.tflite` file as TensorFlow's own object tree (`ModelT`)."""
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    return flatbuffer_utils.convert_bytearray_to_object(bytearray(tflite))
+
+
+def builtin_operator_names() -> dict[int, str]:
+    """Operator code -> name, as in TFLite's schema."""
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    codes = vars(schema.BuiltinOperator)
+    return {code: name for name, code in codes.items() if isinstance(code, int)}
+
+
+def tensor_type_names() -> dict[int, str]:
+    """Tensor type code -> name, as in TFLite's schema."""
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    return {code: name for name, code in vars(schema.TensorType).items() if isinstance(code, int)}
+
+
+def serialize_object(instance: Any) -> dict[str, Any]:
+    """Class name and config of a quantizer or quantize config, as TFMOT's own files have them."""
+    return keras.utils.legacy.serialize_keras_object(instance)
+
+
+def deserialize_object(config: dict[str, Any]) -> Any:
+    """The object that `serialize_object` described; only registered classes are made."""
+    return keras.utils.legacy.deserialize_keras_object(config, custom_objects=tfmot_objects())

@@ -1,0 +1,198 @@
+"""The grid that TFLite will use, and fake quantization onto it by any Rounder.
+
+A `Grid` is a range turned into scale and zero point, in float32 and in the order of operations of
+TensorFlow's fake-quant op, so that both agree to the last bit.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from ._compat import smart_cond, tf
+from .rounding import Rounder, get
+
+MIN_BITS, MAX_BITS = 2, 16
+
+
+class Grid(NamedTuple):
+    """2^bits levels (one fewer if narrow) over a nudged range that holds 0 exactly.
+
+    Args:
+        lo: lower end as given, real units; shape () or (channels,).
+        hi: upper end as given.
+        step: distance between levels, real units.
+        zero_point: the level of the real value 0, in qmin..qmax.
+        nudged_lo: real value of the lowest level.
+        nudged_hi: real value of the highest level.
+        bits: 2 to 16.
+        narrow_range: whether the lowest level is left out.
+        axis: the axis of the channels, or None for one grid for the whole tensor.
+    """
+
+    lo: tf.Tensor
+    hi: tf.Tensor
+    step: tf.Tensor
+    zero_point: tf.Tensor
+    nudged_lo: tf.Tensor
+    nudged_hi: tf.Tensor
+    bits: int
+    narrow_range: bool
+    axis: int | None
+
+    @property
+    def qmin(self) -> int:
+        """Lowest level, as the fake-quant op counts."""
+        return int(self.narrow_range)
+
+    @property
+    def qmax(self) -> int:
+        """Highest level, as the fake-quant op counts."""
+        return 2**self.bits - 1
+
+
+def check_bits(bits: Any) -> int:
+    """The bit width as an int.
+
+    Raises:
+        ValueError: if it is not a whole number from 2 to 16.
+    """
+    if isinstance(bits, bool) or not isinstance(bits, int) or not MIN_BITS <= bits <= MAX_BITS:
+        raise ValueError(
+            f"bits={bits!r} has to be a whole number from {MIN_BITS} to {MAX_BITS} "
+            "(TensorFlow's fake-quant op takes no other)."
+        )
+    return bits
+
+
+def grid_from_range(
+    lo: Any, hi: Any, bits: int = 8, narrow_range: bool = False, axis: int | None = None
+) -> Grid:
+    """The grid over a range, exactly as TensorFlow's fake-quant op and TFLite make it.
+
+        step       = (hi - lo) / (qmax - qmin)
+        zero_point = clip(floor(qmin - lo/step + 1/2), qmin, qmax)
+        nudged_lo  = (qmin - zero_point) step,   nudged_hi = (qmax - zero_point) step
+
+    The range should hold 0; one that does not is moved until it does. The range (0, 0) stands for
+    the single value 0.
+
+    Args:
+        lo, hi: ends of the range, real units; scalars, or one value for each channel.
+        bits: 2 to 16.
+        narrow_range: leave out the lowest level (symmetric weights).
+        axis: the channels' axis if lo and hi are vectors; -1 unless given.
+
+    Returns:
+        A Grid.
+
+    Raises:
+        ValueError: if bits is out of range.
+
+    Example:
+        >>> grid = grid_from_range(-1.0, 1.0, bits=8, narrow_range=True)
+        >>> int(grid.zero_point), round(float(grid.step) * 127, 6)
+        (128, 1.0)
+    """
+    qmin, qmax = int(narrow_range), 2 ** check_bits(bits) - 1
+    lo, hi = tf.cast(lo, tf.float32), tf.cast(hi, tf.float32)
+    empty = tf.logical_and(lo == 0.0, hi == 0.0)
+    step = tf.where(empty, 1.0, (hi - lo) / (qmax - qmin))
+    zero_point = tf.clip_by_value(tf.floor(qmin - lo / step + 0.5), float(qmin), float(qmax))
+    nudged_lo = (qmin - zero_point) * step
+    nudged_hi = tf.where(empty, 0.0, (qmax - zero_point) * step)
+    if axis is None and lo.shape.rank == 1:
+        axis = -1
+    return Grid(lo, hi, step, zero_point, nudged_lo, nudged_hi, bits, narrow_range, axis)
+
+
+def fake_quant(
+    x: Any, grid: Grid, rounder: Any = "ste", training: Any = True, **state: Any
+) -> tf.Tensor:
+    """x on the grid: by the Rounder while training, by TensorFlow's own op otherwise.
+
+    With v = (clip(x, nudged_lo, nudged_hi) - nudged_lo) / step:
+        y     = R(v) step + nudged_lo
+        dy/dx = R'(v) where nudged_lo <= x <= nudged_hi, else 0
+    A hard forward value comes from TensorFlow's op itself, bit for bit.
+
+    Args:
+        x: float tensor of any shape; computed in float32.
+        grid: from `grid_from_range`.
+        rounder: what `qr.get` takes.
+        training: bool or bool tensor.
+        **state: tensors that take the place of the Rounder's knobs (or its random `key`).
+
+    Returns:
+        A tensor of x's shape and dtype.
+
+    Example:
+        >>> grid = grid_from_range(0.0, 15.0, bits=4)
+        >>> fake_quant(tf.constant([0.2, 3.5, 99.0]), grid).numpy().tolist()
+        [0.0, 4.0, 15.0]
+    """
+    x = tf.convert_to_tensor(x)
+    exact = tf.cast(x, tf.float32)
+    rounder = get(rounder)
+    y = smart_cond(
+        training,
+        lambda: _train(exact, grid, rounder, state),
+        lambda: native_fake_quant(exact, grid),
+    )
+    return tf.cast(y, x.dtype)
+
+
+def native_fake_quant(x: tf.Tensor, grid: Grid) -> tf.Tensor:
+    """TensorFlow's fake-quant op on the grid's range: what the TFLite converter reads."""
+    settings = {"num_bits": grid.bits, "narrow_range": grid.narrow_range}
+    if grid.axis is None:
+        return tf.quantization.fake_quant_with_min_max_vars(x, grid.lo, grid.hi, **settings)
+    order, back = _axis_last(x.shape.rank, grid.axis)
+    if order is None:
+        return _native_per_channel(x, grid.lo, grid.hi, **settings)
+    y = _native_per_channel(tf.transpose(x, order), grid.lo, grid.hi, **settings)
+    return tf.transpose(y, back)
+
+
+_native_per_channel = tf.quantization.fake_quant_with_min_max_vars_per_channel
+
+
+def _train(x: tf.Tensor, grid: Grid, rounder: Rounder, state: dict[str, Any]) -> tf.Tensor:
+    bound = rounder.bind(**state)
+    lo, hi, step = (
+        _spread(end, x, grid.axis) for end in (grid.nudged_lo, grid.nudged_hi, grid.step)
+    )
+
+    @tf.custom_gradient
+    def quantized(x: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        def gradient(dy: tf.Tensor) -> tf.Tensor:
+            inside = tf.logical_and(x >= lo, x <= hi)
+            dx = bound.pull_back(_in_steps(x, lo, hi, step), dy)
+            return tf.where(inside, dx, tf.zeros_like(dx))
+
+        if bound.is_hard:
+            return native_fake_quant(x, grid), gradient
+        return bound.soft(_in_steps(x, lo, hi, step)) * step + lo, gradient
+
+    return quantized(x)
+
+
+def _in_steps(x: tf.Tensor, lo: tf.Tensor, hi: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+    return (tf.clip_by_value(x, lo, hi) - lo) / step
+
+
+def _spread(per_channel: tf.Tensor, x: tf.Tensor, axis: int | None) -> tf.Tensor:
+    """Per-channel values in a shape that broadcasts against x."""
+    if axis is None or axis % x.shape.rank == x.shape.rank - 1:
+        return per_channel
+    shape = [1] * x.shape.rank
+    shape[axis] = -1
+    return tf.reshape(per_channel, shape)
+
+
+def _axis_last(rank: int, axis: int) -> tuple[list[int] | None, list[int] | None]:
+    """Permutations that bring an axis to the end and back; None where it is there already."""
+    axis %= rank
+    if axis == rank - 1:
+        return None, None
+    order = [i for i in range(rank) if i != axis] + [axis]
+    return order, [order.index(i) for i in range(rank)]

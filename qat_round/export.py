@@ -1,0 +1,109 @@
+"""From a quantized model to the bytes of a `.tflite`, and to a file that is never half written."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import tempfile
+import warnings
+from typing import Any
+
+from ._compat import tf
+from .tensors import quantized_tensors, require_quantized
+
+IO_TYPES = {"float32": tf.float32, "int8": tf.int8, "uint8": tf.uint8}
+
+
+def export_tflite(
+    model: Any, path: str | os.PathLike[str] | None = None, io: str = "float32"
+) -> bytes:
+    """Converts a quantized model to TFLite.
+
+    Args:
+        model: from `qr.quantize_model`, calibrated or trained.
+        path: where to write the file as well; written beside it first, then renamed.
+        io: type of the file's inputs and outputs: "float32", "int8" or "uint8".
+
+    Returns:
+        The bytes of the `.tflite`.
+
+    Raises:
+        ValueError: for a model that is not quantized, an unknown `io`, ranges that were never set
+            (each named), or activations that TFLite cannot hold.
+        OSError: if the path cannot be written; checked before anything is converted.
+    """
+    require_quantized(model, "export_tflite")
+    if io not in IO_TYPES:
+        raise ValueError(f"export_tflite: io={io!r} is unknown; allowed are {list(IO_TYPES)}.")
+    if path is not None:
+        check_writable(path)
+    _check_ranges(model)
+    _check_bits(model)
+    tflite = _convert(model, io)
+    if path is not None:
+        write_file(path, tflite)
+    return tflite
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raises an OSError that says why, if a file could not be written at the path."""
+    target = pathlib.Path(path)
+    if target.is_dir():
+        raise IsADirectoryError(f"{str(target)!r} is a folder; give a file name inside of it.")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"The folder {str(target.parent)!r} does not exist; make it first.")
+    if not os.access(target.parent, os.W_OK):
+        raise PermissionError(f"No permission to write in the folder {str(target.parent)!r}.")
+
+
+def write_file(path: str | os.PathLike[str], content: bytes) -> None:
+    """Writes beside the path and renames, so that there is the old file or the new one, whole."""
+    target = pathlib.Path(path)
+    handle, beside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(beside, 0o666 & ~_umask())
+        os.replace(beside, target)
+    except BaseException:
+        pathlib.Path(beside).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _check_ranges(model: Any) -> None:
+    guessed = [t.path for t in quantized_tensors(model) if t.is_first_guess]
+    if guessed:
+        raise ValueError(
+            f"export_tflite: {len(guessed)} ranges were never set from data and still are the first "
+            f"guess: {', '.join(guessed)}. Run qr.calibrate(model, inputs), or train."
+        )
+
+
+def _check_bits(model: Any) -> None:
+    narrow = {
+        t.path: t.bits for t in quantized_tensors(model) if t.variable is None and t.bits != 8
+    }
+    if narrow:
+        shown = ", ".join(f"{path} ({bits} bits)" for path, bits in narrow.items())
+        raise ValueError(
+            "export_tflite: TFLite's converter takes activations of 8 bits only, but these differ: "
+            f"{shown}. Use activation_bits=8 (weights may be 2 to 8 bits)."
+        )
+
+
+def _convert(model: Any, io: str) -> bytes:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the converter's own, about its deprecated parts
+        converter = tf.lite.TFLiteConverter.from_keras_model(model)
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.inference_input_type = IO_TYPES[io]
+        converter.inference_output_type = IO_TYPES[io]
+        return converter.convert()

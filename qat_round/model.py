@@ -1,0 +1,194 @@
+"""Whole-model verbs: annotate, quantize, load."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+from ._compat import (
+    QuantizeAnnotate,
+    QuantizeScheme,
+    is_keras3,
+    keras,
+    mend_saving,
+    tfmot,
+)
+from .scheme import RoundingScheme, SpecMarker
+from .spec import LayerSpec, ModelSpec
+from .tensors import is_quantized, quantized_tensors
+
+
+def quantize_model(
+    model: Any,
+    rounder: Any = "ste",
+    *,
+    weight_bits: int | None = None,
+    activation_bits: int | None = None,
+    base_scheme: QuantizeScheme | None = None,
+    spec: ModelSpec | LayerSpec | None = None,
+    **settings: Any,
+) -> Any:
+    """A copy of a float model that is quantized while it trains, ready to `compile` and `fit`.
+
+    Args:
+        model: a built tf_keras Sequential or Functional model; it is not changed.
+        rounder: what `qr.get` takes; for weights and activations.
+        weight_bits, activation_bits: 2 to 16; None as the base scheme has it (8).
+        base_scheme: a TFMOT scheme that says what is quantized; the 8-bit TFLite scheme if None.
+        spec: a ModelSpec or LayerSpec, instead of rounder, bits and `settings`.
+        **settings: `weights` and `activations` (a name, a Rounder, a TensorSpec, None for float)
+            and `overrides` ({layer name pattern or class: LayerSpec}).
+
+    Returns:
+        A new tf_keras model. Weight ranges are set; activation ranges wait for `qr.calibrate`.
+
+    Raises:
+        ValueError: for a model that cannot be quantized (with every layer that stands in the way),
+            or an unknown or impossible setting.
+        TypeError: for a setting of a wrong type.
+
+    Example:
+        >>> model = keras.Sequential([keras.layers.Dense(2, input_shape=(3,))])
+        >>> q = quantize_model(model, rounder="sine")
+        >>> q.layers[-1].name
+        'quant_dense'
+    """
+    if spec is None:
+        settings |= {"weight_bits": weight_bits, "activation_bits": activation_bits}
+        settings["rounder"] = rounder
+    scheme = RoundingScheme(base_scheme, spec=spec, **settings)
+    check_quantizable(model, "quantize_model")
+    return _apply(tfmot.quantization.keras.quantize_annotate_model(model), scheme)
+
+
+def annotate_layer(layer: Any, spec: LayerSpec | None = None) -> Any:
+    """A layer marked to be quantized, with a spec of its own, for use while building a model.
+
+    Works with `qr.quantize_apply`, and with TFMOT's under a `qr.RoundingScheme`. The base scheme
+    still decides which of its tensors are quantized, and folds batch norm as ever.
+
+    Args:
+        layer: a tf_keras layer.
+        spec: what differs from the model's spec; None for nothing.
+
+    Raises:
+        TypeError: if layer is no layer or spec no LayerSpec.
+
+    Example:
+        >>> annotate_layer(keras.layers.Dense(2), LayerSpec(weights="sine")).layer.name
+        'dense'
+    """
+    if not isinstance(layer, keras.layers.Layer) or isinstance(layer, keras.Model):
+        raise TypeError(f"annotate_layer: {layer!r} is no tf_keras layer. {_KERAS3_HINT}")
+    if spec is not None and not isinstance(spec, LayerSpec):
+        raise TypeError(f"annotate_layer: spec={spec!r} is no qr.LayerSpec.")
+    return QuantizeAnnotate(layer, SpecMarker(LayerSpec() if spec is None else spec))
+
+
+def annotate_model(model: Any, spec: LayerSpec | None = None) -> Any:
+    """A copy of a model with every layer marked to be quantized, but those marked already.
+
+    Args:
+        model: a built tf_keras Sequential or Functional model; it is not changed.
+        spec: a LayerSpec for the layers marked here; None for nothing special.
+
+    Returns:
+        A new model for `qr.quantize_apply` (or TFMOT's, under a `qr.RoundingScheme`).
+    """
+    check_quantizable(model, "annotate_model")
+
+    def mark(layer: Any) -> Any:
+        return layer if isinstance(layer, QuantizeAnnotate) else annotate_layer(layer, spec)
+
+    marked = keras.models.clone_model(model, clone_function=mark)
+    marked.set_weights(model.get_weights())
+    return marked
+
+
+def quantize_apply(
+    model: Any,
+    spec: ModelSpec | LayerSpec | None = None,
+    base_scheme: QuantizeScheme | None = None,
+    **settings: Any,
+) -> Any:
+    """Quantizes the marked layers of a model, whoever marked them (ours, or TFMOT's own functions).
+
+    Args:
+        model: a model with annotated layers; it is not changed.
+        spec: a ModelSpec or LayerSpec, or a `qr.RoundingScheme`.
+        base_scheme: as in `quantize_model`.
+        **settings: the other arguments of `quantize_model`, instead of `spec`.
+
+    Returns:
+        A new tf_keras model.
+    """
+    scheme = spec if isinstance(spec, RoundingScheme) else None
+    scheme = scheme or RoundingScheme(base_scheme, spec=spec, **settings)
+    check_quantizable(model, "quantize_apply")
+    if not any(isinstance(layer, QuantizeAnnotate) for layer in model.layers):
+        raise ValueError(
+            "quantize_apply: no layer of the model is annotated. Mark some with qr.annotate_layer, "
+            "all with qr.annotate_model, or use qr.quantize_model(model)."
+        )
+    return _apply(model, scheme)
+
+
+def load_model(path: str | pathlib.Path, **options: Any) -> Any:
+    """A saved model, quantized or annotated or not, as it was: `.keras`, `.h5` or SavedModel.
+
+    The same as Keras's own `load_model` after `import qat_round`.
+
+    Args:
+        path: the file or folder.
+        **options: those of `tf_keras.models.load_model`.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    if not pathlib.Path(path).exists():
+        raise FileNotFoundError(f"load_model: there is no file or folder {str(path)!r}.")
+    return keras.models.load_model(str(path), **options)
+
+
+_KERAS3_HINT = (
+    "TFMOT works on tf_keras (Keras 2): set TF_USE_LEGACY_KERAS=1 before importing TensorFlow, or "
+    "import tf_keras, and build or load the model with it."
+)
+
+
+def check_quantizable(model: Any, verb: str) -> None:
+    """Raises a clear error for a model that TFMOT cannot take, before anything is done."""
+    if is_keras3(model):
+        raise TypeError(f"{verb}: this is a Keras 3 model ({type(model).__name__}). {_KERAS3_HINT}")
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"{verb}: {type(model).__name__} is no tf_keras model. {_KERAS3_HINT}")
+    if not isinstance(model, keras.Sequential) and not model._is_graph_network:
+        raise ValueError(
+            f"{verb}: {type(model).__name__} is a subclassed model, whose layers cannot be seen. "
+            "Write it with the Functional API: x = tf_keras.Input(shape); "
+            "tf_keras.Model(x, your_model.call(x))."
+        )
+    if not model.built:
+        raise ValueError(
+            f"{verb}: the model is not built, so its shapes are unknown. Call "
+            "model.build(input_shape), or give the first layer an input_shape."
+        )
+    if is_quantized(model):
+        raise ValueError(
+            f"{verb}: the model is quantized already. Start from the float model, or go on training "
+            "this one."
+        )
+
+
+def _apply(annotated: Any, scheme: RoundingScheme) -> Any:
+    with tfmot.quantization.keras.quantize_scope():
+        quantized = tfmot.quantization.keras.quantize_apply(annotated, scheme)
+    set_weight_ranges(quantized)
+    return mend_saving(quantized)
+
+
+def set_weight_ranges(model: Any) -> None:
+    """Sets the ranges of quantized weights from the weights themselves."""
+    for tensor in quantized_tensors(model):
+        if tensor.variable is not None and tensor.is_ours:
+            tensor.quantizer.set_range(tensor.weights, tensor.quantizer.measure(tensor.variable))

@@ -1,0 +1,228 @@
+"""The TFMOT `Quantizer`: a Range, a Grid, a Rounder, and the layer weights that hold their state."""
+
+from __future__ import annotations
+
+import contextlib
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from ._compat import Quantizer, keras, smart_cond, tf
+from .affine import Grid, check_bits, fake_quant, grid_from_range, native_fake_quant
+from .ranges import FIRST_GUESS, Fixed, Range, get_range, measure
+from .rounding import Rounder, get
+
+_CALIBRATED = 1e6  # counts as so many batches seen
+
+Observer = Callable[["RoundingQuantizer", tf.Tensor, dict[str, tf.Variable]], tf.Tensor]
+_observers: list[Observer] = []
+
+
+@contextlib.contextmanager
+def observing(observer: Observer) -> Iterator[None]:
+    """While open, every RoundingQuantizer gives what `observer(quantizer, x, weights)` gives.
+
+    This is how calibration and layer comparison look into a model without changing it.
+    """
+    _observers.append(observer)
+    try:
+        yield
+    finally:
+        _observers.remove(observer)
+
+
+@keras.utils.register_keras_serializable(package="qat_round")
+class RoundingQuantizer(Quantizer):
+    """Fake-quantizes a tensor: a Rounder decides while training, TensorFlow's op otherwise.
+
+    Use it wherever TFMOT takes a `Quantizer`, such as in a `QuantizeConfig` of your own.
+
+        training:      the range follows the data, then y = R(v) step + lo   (see `fake_quant`)
+        not training:  y = tf.quantization.fake_quant_with_min_max_vars(x, lo, hi)
+
+    Args:
+        bits: 2 to 16.
+        rounder: what `qr.get` takes.
+        range: "last_value", "moving_average", "all_values", "fixed", or a `qr.ranges.Range`.
+        symmetric: keep 0 in the middle of the grid.
+        per_axis: one grid for each channel instead of one for the tensor.
+        narrow_range: leave out the lowest level.
+        axis: the channels' axis when `per_axis`.
+
+    Raises:
+        ValueError: for bits outside of 2..16, an unknown rounder or range.
+
+    Example:
+        >>> quantizer = RoundingQuantizer(4, "sine", range="last_value")
+        >>> layer = keras.layers.Layer()
+        >>> weights = quantizer.build((3,), "x", layer)
+        >>> quantizer(tf.constant([0.0, 0.5, 15.0]), True, weights).numpy().round(4).tolist()
+        [0.0, 0.5, 15.0]
+        >>> quantizer(tf.constant([0.0, 0.6, 15.0]), False, weights).numpy().tolist()
+        [0.0, 1.0, 15.0]
+    """
+
+    def __init__(
+        self,
+        bits: int = 8,
+        rounder: Any = "ste",
+        range: Any = "last_value",  # noqa: A002
+        symmetric: bool = False,
+        per_axis: bool = False,
+        narrow_range: bool = False,
+        axis: int = -1,
+    ):
+        self.bits = check_bits(bits)
+        self.rounder: Rounder = get(rounder)
+        self.range: Range = get_range(range)
+        self.symmetric = bool(symmetric)
+        self.per_axis = bool(per_axis)
+        self.narrow_range = bool(narrow_range)
+        self.axis = axis
+
+    @property
+    def grid_axis(self) -> int | None:
+        """The channels' axis, or None for one grid."""
+        return self.axis if self.per_axis else None
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, tf.Variable]:
+        """Makes the layer weights `<name>_min`, `_max`, `_seen`, and one for each knob."""
+        shape: tuple[int, ...] = ()
+        if self.per_axis:
+            shape = (self._channels(tensor_shape, name),)
+        lo, hi = self._start()
+        weights = {
+            "min_var": _state(layer, f"{name}_min", lo, shape),
+            "max_var": _state(layer, f"{name}_max", hi, shape),
+            "seen": _state(layer, f"{name}_seen", 0.0, ()),
+        }
+        for knob in self.rounder.knobs:
+            weights[knob] = _state(layer, f"{name}_{knob}", getattr(self.rounder, knob), ())
+        if self.rounder.needs_key:
+            weights["key"] = self._key(layer, name)
+        return weights
+
+    def __call__(self, inputs: Any, training: Any, weights: Any, **kwargs: Any) -> tf.Tensor:
+        if _observers:
+            return _observers[-1](self, inputs, weights)
+        return smart_cond(
+            training,
+            lambda: self.train(inputs, weights),
+            lambda: self.infer(inputs, weights),
+        )
+
+    def infer(self, x: tf.Tensor, weights: dict[str, Any]) -> tf.Tensor:
+        """x on the stored range's grid, by TensorFlow's op."""
+        exact = tf.cast(x, tf.float32)
+        return tf.cast(native_fake_quant(exact, self.grid(weights)), x.dtype)
+
+    def train(self, x: tf.Tensor, weights: dict[str, Any]) -> tf.Tensor:
+        """Moves the range by this batch, then x on its grid by the Rounder."""
+        ends = self._move_range(x, weights)
+        grid = grid_from_range(ends[0], ends[1], self.bits, self.narrow_range, self.grid_axis)
+        return fake_quant(x, grid, self.rounder, **self._bound_state(weights))
+
+    def grid(self, weights: dict[str, Any]) -> Grid:
+        """The grid over the stored range."""
+        lo, hi = weights["min_var"], weights["max_var"]
+        return grid_from_range(lo, hi, self.bits, self.narrow_range, self.grid_axis)
+
+    def measure(self, x: tf.Tensor) -> tf.Tensor:
+        """This tensor's own ends, [lo, hi], as this quantizer would set them."""
+        return measure(x, self.grid_axis, self.symmetric, self.bits, self.narrow_range)
+
+    def set_range(self, weights: dict[str, Any], ends: Any) -> None:
+        """Stores [lo, hi] as found by calibration; a moving average goes on from it slowly.
+
+        A `fixed` range with given ends keeps them.
+        """
+        if isinstance(self.range, Fixed) and self.range.lo is not None:
+            return
+        weights["min_var"].assign(ends[0])
+        weights["max_var"].assign(ends[1])
+        weights["seen"].assign(_CALIBRATED)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "bits": self.bits,
+            "rounder": self.rounder.get_config(),
+            "range": self.range.get_config(),
+            "symmetric": self.symmetric,
+            "per_axis": self.per_axis,
+            "narrow_range": self.narrow_range,
+            "axis": self.axis,
+        }
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.get_config() == other.get_config()  # type: ignore[attr-defined]
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.bits, self.rounder, self.range))
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if not k.startswith("_"))
+        return f"{type(self).__name__}({settings})"
+
+    def _move_range(self, x: tf.Tensor, weights: dict[str, Any]) -> tf.Tensor:
+        old = tf.stack([weights["min_var"], weights["max_var"]])
+        if not self.range.follows_data:
+            return old
+        seen = tf.convert_to_tensor(weights["seen"])
+        new = self.range.update(old, self.measure(tf.stop_gradient(x)), seen)
+        new = tf.where(tf.reduce_all(tf.math.is_finite(new)), new, old)  # one bad batch spoils none
+        weights["min_var"].assign(new[0])
+        weights["max_var"].assign(new[1])
+        weights["seen"].assign(seen + 1.0)
+        return new
+
+    def _bound_state(self, weights: dict[str, Any]) -> dict[str, tf.Tensor]:
+        state = {knob: tf.convert_to_tensor(weights[knob]) for knob in self.rounder.knobs}
+        if "key" in weights:
+            state["key"] = weights["key"].assign_add([0, 1])
+        return state
+
+    def _start(self) -> tuple[float, float]:
+        given = isinstance(self.range, Fixed) and self.range.lo is not None
+        return (self.range.lo, self.range.hi) if given else FIRST_GUESS  # type: ignore[union-attr,return-value,attr-defined]
+
+    def _channels(self, tensor_shape: Any, name: str) -> int:
+        channels = None if tensor_shape is None else tuple(tensor_shape)[self.axis]
+        if channels is None:
+            raise ValueError(
+                f"RoundingQuantizer: per_axis=True needs the size of axis {self.axis} of {name!r}, "
+                f"but its shape is {tensor_shape}. Use per_axis=False for activations."
+            )
+        return int(channels)
+
+    def _key(self, layer: Any, name: str) -> tf.Variable:
+        """The random key [seed, draws so far], its own for each tensor; saved, so resumable."""
+        seed = getattr(self.rounder, "seed", None)
+        seed = int(np.random.randint(2**31)) if seed is None else seed
+        own = zlib.crc32(f"{layer.name}/{name}".encode())
+        return layer.add_weight(
+            name=f"{name}_key",
+            shape=(2,),
+            dtype=tf.int64,
+            initializer=lambda shape, dtype=None, **_: tf.constant([seed ^ own, 0], tf.int64),
+            trainable=False,
+            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+        )
+
+
+def is_first_guess(quantizer: RoundingQuantizer, weights: dict[str, tf.Variable]) -> bool:
+    """Whether the range still is the value that it was made with, and means nothing."""
+    given = isinstance(quantizer.range, Fixed) and quantizer.range.lo is not None
+    return not given and float(weights["seen"].numpy()) == 0.0
+
+
+def _state(layer: Any, name: str, value: float, shape: tuple[int, ...]) -> tf.Variable:
+    return layer.add_weight(
+        name=name,
+        shape=shape,
+        dtype=tf.float32,
+        initializer=keras.initializers.Constant(value),
+        trainable=False,
+        aggregation=tf.VariableAggregation.MEAN,
+    )

@@ -1,0 +1,194 @@
+"""Ranges: which real interval a tensor's grid stands for, and how it is found and kept."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeVar
+
+from ._compat import tf
+from .rounding import nearest
+
+FIRST_GUESS = (-6.0, 6.0)  # TFMOT's; never used for numbers that ship
+
+_RANGES: dict[str, type[Range]] = {}
+C = TypeVar("C", bound="type[Range]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Base of all ranges: from the old ends and this batch's ends to the new ones.
+
+    A subclass defines `update(old, new, seen)`, where old and new are [lo, hi] and seen is the
+    number of batches before this one (a float tensor), and says in `follows_data` whether training
+    moves the range.
+    """
+
+    name: ClassVar[str] = ""
+    follows_data: ClassVar[bool] = True
+
+    def update(self, old: tf.Tensor, new: tf.Tensor, seen: tf.Tensor) -> tf.Tensor:
+        """The new ends, stacked as [lo, hi]."""
+        raise TypeError(f"{type(self).__name__} has to define update(old, new, seen).")
+
+    def get_config(self) -> dict[str, Any]:
+        """Plain data from which `get_range` makes an equal Range."""
+        return {"name": self.name, **dataclasses.asdict(self)}
+
+
+def _named(name: str) -> Callable[[C], C]:
+    def add(cls: C) -> C:
+        cls.name = name
+        _RANGES[name] = cls
+        return cls
+
+    return add
+
+
+@_named("last_value")
+@dataclasses.dataclass(frozen=True)
+class LastValue(Range):
+    """The range of the last batch: right for weights."""
+
+    def update(self, old: tf.Tensor, new: tf.Tensor, seen: tf.Tensor) -> tf.Tensor:
+        return new
+
+
+@_named("moving_average")
+@dataclasses.dataclass(frozen=True)
+class MovingAverage(Range):
+    """A moving average of the batches' ranges: right for activations.
+
+        range += rate (batch's range - range),   rate = max(1 - decay, 1/(seen + 1))
+    So the first batch sets it, the next ones are averaged evenly, and from 1/(1 - decay) batches on
+    the average moves. (TFMOT's starts at [-6, 6] and takes thousands of steps to leave it.)
+
+    Args:
+        decay: 0 <= decay < 1.
+
+    Raises:
+        ValueError: if decay is outside of its interval.
+    """
+
+    decay: float = 0.999
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.decay < 1.0:
+            raise ValueError(f"MovingAverage: decay={self.decay} has to be in 0 <= decay < 1.")
+
+    def update(self, old: tf.Tensor, new: tf.Tensor, seen: tf.Tensor) -> tf.Tensor:
+        return old + tf.maximum(1.0 - self.decay, 1.0 / (seen + 1.0)) * (new - old)
+
+
+@_named("all_values")
+@dataclasses.dataclass(frozen=True)
+class AllValues(Range):
+    """The smallest and the largest value of all batches so far."""
+
+    def update(self, old: tf.Tensor, new: tf.Tensor, seen: tf.Tensor) -> tf.Tensor:
+        wider = tf.stack([tf.minimum(old[0], new[0]), tf.maximum(old[1], new[1])])
+        return tf.where(seen > 0.0, wider, new)
+
+
+@_named("fixed")
+@dataclasses.dataclass(frozen=True)
+class Fixed(Range):
+    """A range that training does not move: as given, or as `qr.calibrate` found it.
+
+    Args:
+        lo, hi: ends, real units, lo <= 0 <= hi and lo < hi; both or neither.
+
+    Raises:
+        ValueError: if the ends do not enclose 0, or only one is given.
+    """
+
+    lo: float | None = None
+    hi: float | None = None
+
+    follows_data: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if (self.lo is None) != (self.hi is None):
+            raise ValueError(f"Fixed: give both ends or neither, not lo={self.lo}, hi={self.hi}.")
+        if self.lo is not None and self.hi is not None:
+            enclosed = self.lo <= 0.0 <= self.hi and self.lo < self.hi
+            if not enclosed:
+                raise ValueError(
+                    f"Fixed: lo={self.lo}, hi={self.hi} has to enclose 0 (lo <= 0 <= hi, lo < hi), "
+                    "because TFLite's grids hold 0 exactly."
+                )
+
+    def update(self, old: tf.Tensor, new: tf.Tensor, seen: tf.Tensor) -> tf.Tensor:
+        return old
+
+
+def range_names() -> list[str]:
+    """The names of all ranges."""
+    return list(_RANGES)
+
+
+def get_range(range_: str | Mapping[str, Any] | Range) -> Range:
+    """A Range from its name, its config, or itself.
+
+    Raises:
+        ValueError: for an unknown name or setting.
+        TypeError: if it is none of the three.
+
+    Example:
+        >>> get_range({"name": "fixed", "lo": 0.0, "hi": 6.0})
+        Fixed(lo=0.0, hi=6.0)
+    """
+    if isinstance(range_, Range):
+        return range_
+    config = {"name": range_} if isinstance(range_, str) else range_
+    if not isinstance(config, Mapping):
+        raise TypeError(
+            f"range={range_!r} is a {type(range_).__name__}; give a name out of {range_names()}, "
+            "a dict with a 'name', or a qr.ranges.Range."
+        )
+    name = config.get("name")
+    if name not in _RANGES:
+        raise ValueError(
+            f"Unknown range {name!r}; allowed are {range_names()}.{nearest(str(name), range_names())}"
+        )
+    settings = {k: v for k, v in config.items() if k != "name"}
+    allowed = [f.name for f in dataclasses.fields(_RANGES[name])]
+    for setting in settings:
+        if setting not in allowed:
+            raise ValueError(f"The range {name!r} has no setting {setting!r}; it has {allowed}.")
+    return _RANGES[name](**settings)
+
+
+def measure(
+    x: tf.Tensor, axis: int | None, symmetric: bool, bits: int, narrow_range: bool
+) -> tf.Tensor:
+    """The ends [lo, hi] of a batch's values, holding 0, over all replicas; float32.
+
+    Args:
+        x: the values; reduced over every axis but `axis`.
+        axis: the channels' axis, or None.
+        symmetric: widen to the smallest range whose grid has 0 in its middle.
+        bits, narrow_range: the grid's, which say where a symmetric grid's middle is.
+
+    Returns:
+        Shape (2,), or (2, channels).
+    """
+    x = tf.cast(x, tf.float32)
+    over = None if axis is None else [i for i in range(x.shape.rank) if i != axis % x.shape.rank]
+    lo = tf.minimum(tf.reduce_min(x, axis=over), 0.0)
+    hi = tf.maximum(tf.reduce_max(x, axis=over), 0.0)
+    lo, hi = _over_replicas(lo, hi)
+    if symmetric:
+        ratio = 1.0 if narrow_range else (2**bits - 2) / 2**bits  # hi / -lo of the full grid
+        lo, hi = tf.minimum(lo, -hi / ratio), tf.maximum(hi, -lo * ratio)
+    return tf.stack([lo, hi])
+
+
+def _over_replicas(lo: tf.Tensor, hi: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The least and the greatest over all replicas of a distributed step."""
+    replica = tf.distribute.get_replica_context()
+    if replica is None or replica.num_replicas_in_sync == 1:
+        return lo, hi
+    ends = replica.all_gather(tf.stack([lo, -hi])[tf.newaxis], axis=0)
+    least = tf.reduce_min(ends, axis=0)
+    return least[0], -least[1]

@@ -1,0 +1,29 @@
+"""Rounding methods: pure maths, in units of grid steps.
+
+Each method is one frozen dataclass: one docstring, one registry name, one row in the tests' table.
+The order of the imports is the order of `names()`.
+"""
+# ruff: noqa: I001
+
+from .base import Rounder, hard_round
+from .registry import get, names, nearest, register, round
+from .step_curves import RampRound, SigmoidRound
+from .wave_curves import FourierRound, SineRound
+from .identity_gradients import ExpectedRound, StochasticRound, StraightThrough
+
+__all__ = [
+    "ExpectedRound",
+    "FourierRound",
+    "RampRound",
+    "Rounder",
+    "SigmoidRound",
+    "SineRound",
+    "StochasticRound",
+    "StraightThrough",
+    "get",
+    "hard_round",
+    "names",
+    "nearest",
+    "register",
+    "round",
+]

@@ -1,0 +1,147 @@
+"""The `Rounder`: moves numbers, in units of grid steps, to the grid, and says how gradients pass.
+
+A method gives one curve, `soft`, and where autodiff is not what is wanted (or not the fastest) a
+`pull_back`. Everything else, hard values, dtypes, training and inference, is common and here.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from .._compat import smart_cond, tf
+
+FORWARDS = ("soft", "hard")
+
+
+def hard_round(x: tf.Tensor) -> tf.Tensor:
+    """The nearest integer, ties up: `floor(x) + (x - floor(x) >= 1/2)`.
+
+    Unlike `floor(x + 1/2)` it is exact for every float: just below 1/2 and above 2^23 too.
+    """
+    below = tf.floor(x)
+    return below + tf.cast(x - below >= 0.5, x.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rounder:
+    """Base of all rounding methods.
+
+    A subclass is a frozen dataclass whose fields are its settings; it defines `soft`, and may
+    define `pull_back`. `qr.register("name")` makes it known by name; `qr.testing.check_rounder`
+    tells whether it keeps the laws.
+
+    Call it as `rounder(x, training=True)`. Unit of x and y: steps. Shape and dtype: as x.
+
+        training, forward="soft":  y = soft(x),      dL/dx = pull_back(x, dL/dy)
+        training, forward="hard":  y = hard(x),      dL/dx = pull_back(x, dL/dy)
+        not training:              y = hard(x),      dL/dx = dL/dy  (as TensorFlow's fake-quant op)
+
+    with hard(x) = floor(x + 1/2). float16 and bfloat16 are computed in float32; infinities, going
+    in and coming out, are held at the largest finite number of the dtype.
+
+    Args:
+        forward: "soft" for the method's own value, "hard" for the hard value with the method's
+            gradient.
+
+    Raises:
+        ValueError: if `forward` is neither.
+        TypeError: on call, if x is not of a float dtype.
+    """
+
+    forward: str = dataclasses.field(default="soft", kw_only=True)
+
+    name: ClassVar[str] = ""
+    knobs: ClassVar[tuple[str, ...]] = ()  # float fields that may be annealed while training
+    hard_limits: ClassVar[Mapping[str, Any]] = {}  # settings under which `soft` is hard rounding
+    needs_key: ClassVar[bool] = False  # draws random numbers: `bind(key=...)` gives two int32
+
+    def __post_init__(self) -> None:
+        if self.forward not in FORWARDS:
+            raise ValueError(
+                f"{type(self).__name__}: forward={self.forward!r} is not one of {FORWARDS}."
+            )
+
+    @property
+    def exempt(self) -> Mapping[str, str]:
+        """Laws that this method cannot keep -> the reason."""
+        return {}
+
+    @property
+    def is_hard(self) -> bool:
+        """Whether the value in training is the hard one."""
+        return self.forward == "hard"
+
+    def soft(self, x: tf.Tensor) -> tf.Tensor:
+        """The method's own value while training; x in steps, float32 or float64."""
+        raise TypeError(f"{type(self).__name__} has to define soft(x).")
+
+    def pull_back(self, x: tf.Tensor, dy: tf.Tensor) -> tf.Tensor:
+        """dL/dx from dL/dy; by autodiff of `soft` unless a method says otherwise."""
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = self.soft(x)
+        return tape.gradient(y, x, output_gradients=dy, unconnected_gradients="zero")
+
+    def value(self, x: tf.Tensor) -> tf.Tensor:
+        """The value while training: `soft` or hard, as `forward` says."""
+        return hard_round(x) if self.is_hard else self.soft(x)
+
+    def bind(self, **state: Any) -> "Rounder":
+        """A copy whose knobs (or random key) are tensors; they are not checked again."""
+        bound = copy.copy(self)
+        for field, tensor in state.items():
+            object.__setattr__(bound, field, tensor)
+        return bound
+
+    def __call__(self, x: Any, training: Any = True) -> tf.Tensor:
+        x = tf.convert_to_tensor(x)
+        if not x.dtype.is_floating:
+            raise TypeError(
+                f"{type(self).__name__} rounds float tensors, but x is {x.dtype.name}. "
+                "Cast it first: tf.cast(x, tf.float32)."
+            )
+        return smart_cond(training, lambda: _in_training(self, x), lambda: _hard(x))
+
+    def get_config(self) -> dict[str, Any]:
+        """Plain data from which `qr.get` makes an equal Rounder."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        nested = {k: v.get_config() if isinstance(v, Rounder) else v for k, v in fields.items()}
+        return {"name": self.name, **nested}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "Rounder":
+        """The Rounder that `get_config` described."""
+        return cls(**{k: v for k, v in config.items() if k != "name"})
+
+
+def _in_training(rounder: Rounder, x: tf.Tensor) -> tf.Tensor:
+    @tf.custom_gradient
+    def rounded(x: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        exact = _exact(x)
+
+        def gradient(dy: tf.Tensor) -> tf.Tensor:
+            return tf.saturate_cast(rounder.pull_back(exact, _exact(dy)), x.dtype)
+
+        return tf.saturate_cast(rounder.value(exact), x.dtype), gradient
+
+    return rounded(x)
+
+
+@tf.custom_gradient
+def _hard(x: tf.Tensor) -> tuple[tf.Tensor, Any]:
+    return tf.saturate_cast(hard_round(_exact(x)), x.dtype), lambda dy: dy
+
+
+def _exact(x: tf.Tensor) -> tf.Tensor:
+    """x in the dtype in which it is computed, infinities held at the largest finite number."""
+    held = tf.clip_by_value(x, x.dtype.min, x.dtype.max)
+    return tf.cast(held, tf.float64 if x.dtype == tf.float64 else tf.float32)
+
+
+def require(condition: bool, owner: object, message: str) -> None:
+    """Raises a ValueError in the words of the class whose setting is wrong."""
+    if not condition:
+        raise ValueError(f"{type(owner).__name__}: {message}")

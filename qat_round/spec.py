@@ -1,0 +1,246 @@
+"""What to quantize and how, as plain frozen data: `TensorSpec`, `LayerSpec`, `ModelSpec`.
+
+`None` in a TensorSpec means "as the base scheme has it"; `None` in place of a TensorSpec means
+"leave it in float". A ModelSpec is a LayerSpec for every layer and overrides for some.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from .affine import check_bits
+from .ranges import Range, get_range
+from .rounding import Rounder, get, names, nearest
+
+_CLASS = "class:"  # how an override by layer class is spelled in plain data
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorSpec:
+    """How one kind of tensor is quantized; `None` leaves a setting as the base scheme has it.
+
+    Args:
+        bits: 2 to 16.
+        rounder: what `qr.get` takes.
+        range: what `qr.ranges.get_range` takes.
+        symmetric: keep 0 in the middle of the grid.
+        per_axis: one grid for each channel.
+        narrow_range: leave out the lowest level.
+
+    Raises:
+        ValueError: for bits outside of 2..16, an unknown rounder or range.
+
+    Example:
+        >>> TensorSpec(bits=4, rounder="sine").rounder
+        SineRound(forward='soft', iterations=1)
+    """
+
+    bits: int | None = None
+    rounder: Any = None
+    range: Any = None
+    symmetric: bool | None = None
+    per_axis: bool | None = None
+    narrow_range: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.bits is not None:
+            check_bits(self.bits)
+        if self.rounder is not None:
+            object.__setattr__(self, "rounder", get(self.rounder))
+        if self.range is not None:
+            object.__setattr__(self, "range", get_range(self.range))
+
+    def over(self, base: TensorSpec) -> TensorSpec:
+        """This spec, with `base` where this one says nothing."""
+        return dataclasses.replace(base, **self.given())
+
+    def given(self) -> dict[str, Any]:
+        """The settings that are not None."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {name: value for name, value in fields.items() if value is not None}
+
+    def get_config(self) -> dict[str, Any]:
+        """Plain data: only what is given, so it fits TOML too."""
+        return {
+            name: value.get_config() if isinstance(value, (Rounder, Range)) else value
+            for name, value in self.given().items()
+        }
+
+
+def tensor_spec(given: Any, what: str) -> TensorSpec | None:
+    """A TensorSpec from one, from a dict of its fields, from a rounder, or None for float.
+
+    Raises:
+        TypeError: if it is none of these.
+        ValueError: for an unknown field, rounder or range.
+    """
+    if given is None or isinstance(given, TensorSpec):
+        return given
+    fields = [f.name for f in dataclasses.fields(TensorSpec)]
+    if isinstance(given, Mapping) and "name" not in given:
+        _only(given, fields, f"{what}: TensorSpec")
+        return TensorSpec(**given)
+    if isinstance(given, (str, Mapping, Rounder)):
+        return TensorSpec(rounder=given)
+    raise TypeError(
+        f"{what}={given!r} is a {type(given).__name__}; give a rounder's name out of {names()}, "
+        "a qr.Rounder, a qr.TensorSpec, or None for float."
+    )
+
+
+def _only(config: Mapping[str, Any], allowed: Iterable[str], owner: str) -> None:
+    allowed = list(allowed)
+    for key in config:
+        if key not in allowed:
+            raise ValueError(
+                f"{owner} has no setting {key!r}; it has {allowed}.{nearest(key, allowed)}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerSpec:
+    """How one layer is quantized: its weights, and what it gives.
+
+    Args:
+        weights: a TensorSpec, what `qr.get` takes (a rounder), or None for float weights.
+        activations: the same for the layer's output and activation.
+
+    Example:
+        >>> LayerSpec(weights=TensorSpec(bits=4), activations="ste").activations.rounder.name
+        'ste'
+    """
+
+    weights: Any = TensorSpec()
+    activations: Any = TensorSpec()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weights", tensor_spec(self.weights, "weights"))
+        object.__setattr__(self, "activations", tensor_spec(self.activations, "activations"))
+
+    def over(self, base: LayerSpec) -> LayerSpec:
+        """This spec, with `base` where this one says nothing."""
+        return LayerSpec(
+            _over(self.weights, base.weights), _over(self.activations, base.activations)
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Plain data; False stands for "in float" (TOML has no null)."""
+        return {
+            "weights": False if self.weights is None else self.weights.get_config(),
+            "activations": False if self.activations is None else self.activations.get_config(),
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> LayerSpec:
+        """The LayerSpec that `get_config` described."""
+        _only(config, ("weights", "activations"), "LayerSpec")
+        parts = {name: None if part is False else part for name, part in config.items()}
+        return cls(**parts)
+
+
+FLOAT = LayerSpec(weights=None, activations=None)
+"""Leaves a layer in float."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """How a whole model is quantized.
+
+    Args:
+        default: the LayerSpec of every layer.
+        overrides: {layer name pattern or layer class: LayerSpec}; the last that matches a layer
+            wins, and what it leaves open is taken from `default`.
+
+    Raises:
+        TypeError: if an override is no LayerSpec, or its key neither a string nor a class.
+
+    Example:
+        >>> spec = ModelSpec(LayerSpec(weights="sine"), {"dense_*": FLOAT})
+        >>> ModelSpec.from_config(spec.get_config()) == spec
+        True
+    """
+
+    default: LayerSpec = LayerSpec()
+    overrides: Any = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.default, LayerSpec):
+            raise TypeError(f"ModelSpec: default is {self.default!r}; give a qr.LayerSpec.")
+        items = self.overrides
+        items = items.items() if isinstance(items, Mapping) else items
+        object.__setattr__(self, "overrides", tuple(_override(key, spec) for key, spec in items))
+
+    def for_layer(self, name: str, class_names: Iterable[str]) -> LayerSpec:
+        """The spec of one layer, from its name and its classes' names."""
+        spec = self.default
+        for key, override in self.overrides:
+            if _matches(key, name, class_names):
+                spec = override.over(self.default)
+        return spec
+
+    def check_matches(self, layers: Iterable[Any]) -> None:
+        """Raises a ValueError for overrides that match none of the layers.
+
+        Args:
+            layers: (name, class names) of every layer.
+        """
+        layers = list(layers)
+        for key, _ in self.overrides:
+            if not any(_matches(key, name, classes) for name, classes in layers):
+                every = [name for name, _ in layers]
+                raise ValueError(
+                    f"overrides: {_shown(key)} matches no layer.{nearest(key, every)} "
+                    f"The model's layers are {every}."
+                )
+
+    def get_config(self) -> dict[str, Any]:
+        """Plain data, fit for JSON and TOML."""
+        return {
+            "default": self.default.get_config(),
+            "overrides": [{"layers": key, **spec.get_config()} for key, spec in self.overrides],
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> ModelSpec:
+        """The ModelSpec that `get_config` described."""
+        _only(config, ("default", "overrides"), "ModelSpec")
+        pairs = []
+        for entry in config.get("overrides", ()):
+            rest = {k: v for k, v in entry.items() if k != "layers"}
+            pairs.append((entry["layers"], LayerSpec.from_config(rest)))
+        return cls(LayerSpec.from_config(config.get("default", {})), tuple(pairs))
+
+
+def _over(spec: TensorSpec | None, base: TensorSpec | None) -> TensorSpec | None:
+    if spec is None:
+        return None
+    return spec if base is None else spec.over(base)
+
+
+def _override(key: Any, spec: Any) -> tuple[str, LayerSpec]:
+    if isinstance(key, type):
+        key = _CLASS + key.__name__
+    if not isinstance(key, str):
+        raise TypeError(
+            f"overrides: the key {key!r} is neither a layer name pattern such as 'dense_*' nor a "
+            "layer class such as tf_keras.layers.Dense."
+        )
+    if not isinstance(spec, LayerSpec):
+        raise TypeError(
+            f"overrides[{_shown(key)}] is {spec!r}; give a qr.LayerSpec, or qr.FLOAT to leave the "
+            "layer in float."
+        )
+    return key, spec
+
+
+def _matches(key: str, name: str, class_names: Iterable[str]) -> bool:
+    if key.startswith(_CLASS):
+        return key[len(_CLASS) :] in class_names
+    return fnmatch.fnmatchcase(name, key)
+
+
+def _shown(key: str) -> str:
+    return f"the class {key[len(_CLASS) :]}" if key.startswith(_CLASS) else repr(key)

@@ -1,0 +1,203 @@
+"""What is in a `.tflite`: operators, tensor types, scales; and an interpreter that runs batches."""
+
+from __future__ import annotations
+
+import collections
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ._compat import builtin_operator_names, interpreter, read_flatbuffer, tensor_type_names
+
+_CASTS = ("QUANTIZE", "DEQUANTIZE")
+_FLOATS = ("FLOAT32", "FLOAT16", "FLOAT64", "BFLOAT16")
+
+
+class Operator(NamedTuple):
+    """One operator: its name, and the indices of its tensors."""
+
+    name: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+class TensorInfo(NamedTuple):
+    """One tensor: name, type as the file has it, shape, scales and zero points (empty if none)."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    scales: np.ndarray
+    zero_points: np.ndarray
+
+
+class TFLiteFile:
+    """A `.tflite`, read.
+
+    Args:
+        tflite: its bytes, or a path.
+
+    Raises:
+        FileNotFoundError: if there is no file at the path.
+        ValueError: if it is no TFLite model, or a damaged one.
+    """
+
+    def __init__(self, tflite: bytes | str | os.PathLike[str]):
+        self.content = read_bytes(tflite)
+        model = _parse(self.content)
+        graph = model.subgraphs[0]
+        names = builtin_operator_names()
+        codes = [_operator_name(code, names) for code in model.operatorCodes]
+        types = tensor_type_names()
+        self.tensors = [_tensor(tensor, types) for tensor in graph.tensors]
+        self.operators = [
+            Operator(codes[op.opcodeIndex], tuple(op.inputs), tuple(op.outputs))
+            for op in graph.operators
+        ]
+        self.inputs = tuple(int(i) for i in graph.inputs)
+        self.outputs = tuple(int(i) for i in graph.outputs)
+
+    def float_operators(self) -> dict[str, int]:
+        """Operators that compute in float, besides QUANTIZE and DEQUANTIZE -> how many."""
+        found = [op.name for op in self.operators if op.name not in _CASTS and self._in_float(op)]
+        return dict(collections.Counter(found))
+
+    def tensor_types(self) -> dict[str, int]:
+        """Tensor types -> how many tensors."""
+        return dict(collections.Counter(tensor.type for tensor in self.tensors))
+
+    def producer(self, tensor: int) -> Operator | None:
+        """The operator that makes a tensor, or None for inputs and constants."""
+        return next((op for op in self.operators if tensor in op.outputs), None)
+
+    def quantized_source(self, tensor: int) -> int:
+        """The quantized tensor behind a float one: back through QUANTIZE and DEQUANTIZE."""
+        made_by = self.producer(tensor)
+        if self.tensors[tensor].scales.size or made_by is None or made_by.name not in _CASTS:
+            return tensor
+        return self.quantized_source(made_by.inputs[0])
+
+    def _in_float(self, op: Operator) -> bool:
+        touched = [i for i in (*op.inputs, *op.outputs) if i >= 0]
+        return any(self.tensors[i].type in _FLOATS for i in touched)
+
+
+class Runner:
+    """An interpreter that takes float batches and gives float outputs, whatever the file's types.
+
+    Args:
+        file: the model.
+        keep_all: whether every intermediate tensor can be read afterwards.
+    """
+
+    def __init__(self, file: TFLiteFile, keep_all: bool = False, **options: Any):
+        self._interpreter = interpreter(
+            file.content, experimental_preserve_all_tensors=keep_all, **options
+        )
+        self._batch: tuple[tuple[int, ...], ...] | None = None
+        self.inputs, self.outputs = self._details()
+
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Runs one batch, {input name: array}; outputs in the order of `self.outputs`."""
+        self._resize(inputs)
+        for name, details in self.inputs.items():
+            self._interpreter.set_tensor(details["index"], quantized(inputs[name], details))
+        self._interpreter.invoke()
+        return [self.read(details["index"]) for details in self.outputs.values()]
+
+    def read(self, index: int) -> np.ndarray:
+        """A tensor of the last run, in real units."""
+        details = self._by_index[index]
+        return real(self._interpreter.get_tensor(index), details)
+
+    def _details(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Inputs and outputs by the names of the file's signature, or else of its tensors."""
+        lite = self._interpreter
+        lite.allocate_tensors()
+        self._by_index = {details["index"]: details for details in lite.get_tensor_details()}
+        if lite.get_signature_list():
+            runner = lite.get_signature_runner()
+            return dict(runner.get_input_details()), dict(runner.get_output_details())
+        return (
+            {details["name"]: details for details in lite.get_input_details()},
+            {details["name"]: details for details in lite.get_output_details()},
+        )
+
+    def _resize(self, inputs: Mapping[str, np.ndarray]) -> None:
+        shapes = tuple(tuple(np.shape(inputs[name])) for name in self.inputs)
+        if shapes == self._batch:
+            return
+        for shape, details in zip(shapes, self.inputs.values(), strict=True):
+            self._interpreter.resize_tensor_input(details["index"], shape)
+        self._interpreter.allocate_tensors()
+        self._batch = shapes
+
+
+def quantized(values: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
+    """Real values as the file's input type: `floor(x/scale + 1/2) + zero_point`, saturated."""
+    dtype = details["dtype"]
+    scale, zero_point = details["quantization"]
+    if not np.issubdtype(dtype, np.integer) or not scale:
+        return np.asarray(values, dtype)
+    limits = np.iinfo(dtype)
+    levels = np.floor(np.asarray(values, np.float32) / np.float32(scale) + 0.5) + zero_point
+    return np.clip(levels, limits.min, limits.max).astype(dtype)
+
+
+def real(values: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
+    """A tensor's values in real units, float32; integers without a scale stay as they are."""
+    scale, zero_point = details["quantization"]
+    if not np.issubdtype(values.dtype, np.integer) or not scale:
+        return values
+    return (values.astype(np.float32) - zero_point) * np.float32(scale)
+
+
+def read_bytes(tflite: bytes | str | os.PathLike[str]) -> bytes:
+    """The bytes, from the path if it is one."""
+    if isinstance(tflite, (bytes, bytearray)):
+        return bytes(tflite)
+    path = pathlib.Path(tflite)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no .tflite file at {str(path)!r}.")
+    return path.read_bytes()
+
+
+def sliced(arrays: Mapping[str, np.ndarray], batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+    """Batches of named arrays."""
+    samples = len(next(iter(arrays.values())))
+    for start in range(0, samples, batch_size):
+        yield {name: array[start : start + batch_size] for name, array in arrays.items()}
+
+
+def _parse(content: bytes) -> Any:
+    if content[4:8] != b"TFL3":
+        raise ValueError(
+            f"This is no .tflite: its identifier is {content[4:8]!r}, not b'TFL3' "
+            f"({len(content)} bytes). Give the bytes or the path of a converted model."
+        )
+    try:
+        return read_flatbuffer(content)
+    except Exception as error:
+        raise ValueError(f"The .tflite is damaged ({len(content)} bytes): {error}") from error
+
+
+def _operator_name(code: Any, names: Mapping[int, str]) -> str:
+    number = max(code.builtinCode, code.deprecatedBuiltinCode)
+    if code.customCode:
+        return code.customCode.decode() if isinstance(code.customCode, bytes) else code.customCode
+    return names.get(number, f"OPERATOR_{number}")
+
+
+def _tensor(tensor: Any, types: Mapping[int, str]) -> TensorInfo:
+    grid = tensor.quantization
+    has_grid = grid is not None and grid.scale is not None
+    return TensorInfo(
+        tensor.name.decode() if isinstance(tensor.name, bytes) else str(tensor.name),
+        types.get(tensor.type, str(tensor.type)),
+        tuple(int(n) for n in tensor.shape) if tensor.shape is not None else (),
+        np.asarray(grid.scale if has_grid else [], np.float64),
+        np.asarray(grid.zeroPoint if has_grid and grid.zeroPoint is not None else [], np.int64),
+    )

@@ -1,0 +1,348 @@
+"""Does the `.tflite` answer as the Keras model does? Measured in steps of the output's grid."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ._compat import QuantizeWrapper, keras, tf
+from .calibrate import batches, model_inputs
+from .quantizers import RoundingQuantizer, observing
+from .tflite_file import Runner, TFLiteFile, sliced
+
+WITHIN_ONE, FURTHEST = 0.99, 3.0  # what `ok` asks of the outputs
+LOGITS_WITHIN_ONE, LOGITS_FURTHEST = 0.999, 2.0  # and of what goes into a closing softmax
+_TIE = 1e-3  # a float comparison's slack, in steps
+_SQUASHING = {"SOFTMAX": "softmax", "LOGISTIC": "sigmoid"}
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputParity:
+    """How far one output of the file is from Keras's.
+
+    Args:
+        name: the output's name.
+        step: one step of its grid, real units.
+        max_steps, mean_steps: largest and mean distance, in steps.
+        within_one: share of the values at most one step apart.
+        same: share of the values on the very same step.
+        top1_agreement: share of the samples whose largest class in Keras is (among) the file's
+            largest; None without classes.
+    """
+
+    name: str
+    step: float
+    max_steps: float
+    mean_steps: float
+    within_one: float
+    same: float
+    top1_agreement: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Parity:
+    """What `verify_tflite` found.
+
+    Args:
+        outputs: one OutputParity for each output.
+        logits: the same for what goes into a closing softmax or sigmoid, which multiplies a step.
+        float_operators: operators that compute in float -> how many (QUANTIZE, DEQUANTIZE apart).
+        tensor_types: tensor types in the file -> how many.
+        file_bytes: its size.
+        samples: how many samples were compared.
+        allow_float: whether `ok` tolerates float operators.
+    """
+
+    outputs: tuple[OutputParity, ...]
+    logits: tuple[OutputParity, ...]
+    float_operators: dict[str, int]
+    tensor_types: dict[str, int]
+    file_bytes: int
+    samples: int
+    allow_float: bool = False
+
+    @property
+    def max_steps(self) -> float:
+        """Largest distance of any output, in steps."""
+        return max(output.max_steps for output in self.outputs)
+
+    @property
+    def mean_steps(self) -> float:
+        """Mean distance over the outputs, in steps."""
+        return float(np.mean([output.mean_steps for output in self.outputs]))
+
+    @property
+    def within_one(self) -> float:
+        """Share of values at most one step apart, of the worst output."""
+        return min(output.within_one for output in self.outputs)
+
+    @property
+    def top1_agreement(self) -> float | None:
+        """Share of samples with the same class, of the worst output that has classes."""
+        shares = [o.top1_agreement for o in self.outputs if o.top1_agreement is not None]
+        return min(shares) if shares else None
+
+    @property
+    def float_operator_count(self) -> int:
+        """How many operators compute in float."""
+        return sum(self.float_operators.values())
+
+    @property
+    def ok(self) -> bool:
+        """Whether the file may ship.
+
+        No float operator (unless allowed); at least 99 % of the outputs within one step and none
+        further than three. Behind a softmax or sigmoid the logits are judged instead: 99.9 % within
+        one, none further than two.
+        """
+        if self.float_operators and not self.allow_float:
+            return False
+        if self.logits:
+            return _near(self.logits, LOGITS_WITHIN_ONE, LOGITS_FURTHEST)
+        return _near(self.outputs, WITHIN_ONE, FURTHEST)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, with the figures that the properties give."""
+        figures = ("ok", "max_steps", "mean_steps", "within_one", "top1_agreement")
+        extra = {name: getattr(self, name) for name in (*figures, "float_operator_count")}
+        return {**dataclasses.asdict(self), **extra}
+
+    def table(self) -> str:
+        """The findings as text."""
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(title=f"Keras against the .tflite, {self.samples} samples")
+        for column in ("tensor", "step", "same", "within one", "mean", "furthest", "top-1 agree"):
+            table.add_column(column)
+        for kind, parities in (("", self.outputs), (" (logits)", self.logits)):
+            for parity in parities:
+                table.add_row(*_row(parity, kind))
+        out = io.StringIO()
+        Console(file=out, width=110).print(table)
+        in_float = self.float_operators or "none"
+        return (
+            f"{out.getvalue()}float operators: {in_float}; tensors: {self.tensor_types}; "
+            f"{self.file_bytes} bytes; {'ok' if self.ok else 'NOT ok'}"
+        )
+
+
+def verify_tflite(
+    model_or_outputs: Any,
+    tflite: bytes | str | os.PathLike[str],
+    inputs: Any,
+    batch_size: int = 64,
+    allow_float: bool = False,
+) -> Parity:
+    """Compares a `.tflite`, run by the real interpreter, with the Keras model it came from.
+
+    Args:
+        model_or_outputs: the quantized model, or its outputs for these inputs (an array, or a list
+            or dict of arrays).
+        tflite: the file's bytes or path; float32, int8 or uint8 inputs and outputs.
+        inputs: real-valued inputs: an array, or a list or dict of arrays.
+        batch_size: how many samples run at once.
+        allow_float: whether float operators in the file are meant to be there.
+
+    Returns:
+        A Parity; `.ok`, `.table()`, `.to_dict()`.
+
+    Raises:
+        ValueError: for inputs or outputs that do not fit, or a damaged file.
+        FileNotFoundError: if there is no file at the path.
+    """
+    file = TFLiteFile(tflite)
+    model = model_or_outputs if isinstance(model_or_outputs, keras.Model) else None
+    runner = Runner(file, keep_all=model is not None)
+    squashed = _squashed(file, runner) if model is not None else {}
+    named = _named_inputs(model, list(runner.inputs), inputs, batch_size)
+    if model is None:
+        ours, our_logits = _as_list(model_or_outputs, list(runner.outputs)), {}
+    else:
+        ours, our_logits = _keras_outputs(model, named, batch_size, bool(squashed))
+    theirs, their_logits = _tflite_outputs(runner, named, batch_size, squashed)
+    names = _in_order(getattr(model, "output_names", None), list(theirs), "outputs")
+    if len(ours) != len(names):
+        raise ValueError(f"verify_tflite: {len(ours)} outputs given, the file has {len(names)}.")
+    pairs = list(zip(names, ours, strict=True))
+    logits = [(name, a) for (name, _), a in zip(pairs, our_logits, strict=False) if a is not None]
+    return Parity(
+        outputs=tuple(_compare(n, a, theirs[n], _step(file, runner, n, a)) for n, a in pairs),
+        logits=tuple(
+            _compare(n, a, their_logits[n], _scale(file, squashed[n]))
+            for n, a in logits
+            if n in squashed
+        ),
+        float_operators=file.float_operators(),
+        tensor_types=file.tensor_types(),
+        file_bytes=len(file.content),
+        samples=len(next(iter(named.values()))),
+        allow_float=allow_float,
+    )
+
+
+def _squashed(file: TFLiteFile, runner: Runner) -> dict[str, int]:
+    """Outputs that come out of a softmax or sigmoid -> the quantized tensor that goes into it."""
+    found = {}
+    for name, details in runner.outputs.items():
+        made_by = file.producer(file.quantized_source(details["index"]))
+        if made_by is not None and made_by.name in _SQUASHING:
+            before = file.quantized_source(made_by.inputs[0])
+            if file.tensors[before].scales.size:
+                found[name] = before
+    return found
+
+
+def _named_inputs(
+    model: Any, names: list[str], inputs: Any, batch_size: int
+) -> dict[str, np.ndarray]:
+    """{input name in the file: array}."""
+    if model is not None:
+        arrays = model_inputs(model, inputs, "verify_tflite")
+        list(batches(model, arrays, batch_size, "verify_tflite"))  # refuses what does not fit
+        order = _in_order(model.input_names, names, "inputs")
+        return dict(zip(order, arrays, strict=True))
+    if isinstance(inputs, Mapping):
+        return {name: np.asarray(inputs[name]) for name in names}
+    arrays = [np.asarray(a) for a in (inputs if isinstance(inputs, (list, tuple)) else [inputs])]
+    if len(arrays) != len(names):
+        raise ValueError(f"verify_tflite: {len(arrays)} inputs given, the file has {names}.")
+    return dict(zip(names, arrays, strict=True))
+
+
+def _in_order(wanted: list[str] | None, names: list[str], what: str) -> list[str]:
+    """The file's names in the model's order: by name where they agree, else as they stand."""
+    if wanted is None or len(wanted) != len(names):
+        return names
+    return list(wanted) if set(wanted) == set(names) else names
+
+
+def _as_list(outputs: Any, names: list[str]) -> list[np.ndarray]:
+    if isinstance(outputs, Mapping):
+        return [np.asarray(outputs[name]) for name in names]
+    return [np.asarray(a) for a in (outputs if isinstance(outputs, (list, tuple)) else [outputs])]
+
+
+def _keras_outputs(
+    model: Any, named: Mapping[str, np.ndarray], batch_size: int, with_logits: bool
+) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
+    """Outputs in the model's order, and for each what goes into its closing softmax, if asked."""
+    run, logit_of = _inference(model, with_logits)
+    collected = []
+    for batch in sliced(named, batch_size):
+        collected.append([t.numpy() for t in run(list(batch.values()))])
+    joined = [np.concatenate(parts) for parts in zip(*collected, strict=True)]
+    count = len(model.outputs)
+    logits = [None if at is None else joined[count + at] for at in logit_of]
+    return joined[:count], logits
+
+
+def _inference(model: Any, with_logits: bool) -> tuple[Any, list[int | None]]:
+    """A compiled forward pass that gives the outputs and the logits behind them, and which is whose.
+
+    Logits are what the quantizer in front of a squashing activation gives, or what goes into a
+    squashing layer.
+    """
+    sources = [_logit_source(model, name) for name in model.output_names] if with_logits else []
+    inner = {id(s): i for i, s in enumerate(sources) if isinstance(s, dict)}
+    layers = {i: s for i, s in enumerate(sources) if s is not None and not isinstance(s, dict)}
+    extended = keras.Model(model.inputs, [*model.outputs, *layers.values()]) if layers else model
+
+    @tf.function(reduce_retracing=True)
+    def run(batch: list[tf.Tensor]) -> list[tf.Tensor]:
+        seen: dict[int, tf.Tensor] = {}
+
+        def observer(quantizer: RoundingQuantizer, x: tf.Tensor, weights: Any) -> tf.Tensor:
+            y = quantizer.infer(x, weights)
+            if id(weights) in inner:
+                seen[inner[id(weights)]] = y
+            return y
+
+        with observing(observer):
+            given = batch if len(batch) > 1 else batch[0]
+            results = tf.nest.flatten(extended(given, training=False))
+        return results + [seen[i] for i in sorted(seen)]
+
+    order = [*layers, *sorted(inner.values())]
+    positions: list[int | None] = [
+        order.index(i) if i in order else None for i in range(len(sources))
+    ]
+    return run, positions
+
+
+def _logit_source(model: Any, output_name: str) -> Any:
+    """The weights of the quantizer before the activation, or the tensor before the layer, or None."""
+    layer = model.get_layer(output_name)
+    inner = layer.layer if isinstance(layer, QuantizeWrapper) else layer
+    if isinstance(inner, (keras.layers.Softmax, keras.layers.Activation)):
+        return layer.input
+    for activation in getattr(layer, "_quantize_activations", ()):
+        return getattr(activation, "_pre_activation_vars", None)
+    return None
+
+
+def _tflite_outputs(
+    runner: Runner, named: Mapping[str, np.ndarray], batch_size: int, squashed: Mapping[str, int]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    outputs: dict[str, list[np.ndarray]] = {name: [] for name in runner.outputs}
+    logits: dict[str, list[np.ndarray]] = {name: [] for name in squashed}
+    for batch in sliced(named, batch_size):
+        for name, values in zip(runner.outputs, runner(batch), strict=True):
+            outputs[name].append(values)
+        for name, index in squashed.items():
+            logits[name].append(runner.read(index))
+    joined = {name: np.concatenate(parts) for name, parts in outputs.items()}
+    return joined, {name: np.concatenate(parts) for name, parts in logits.items()}
+
+
+def _scale(file: TFLiteFile, index: int) -> float:
+    return float(file.tensors[index].scales[0])
+
+
+def _step(file: TFLiteFile, runner: Runner, name: str, ours: np.ndarray) -> float:
+    """One step of an output; of a float one 1/255 of what Keras spans."""
+    source = file.quantized_source(runner.outputs[name]["index"])
+    if file.tensors[source].scales.size:
+        return _scale(file, source)
+    return float(np.ptp(ours)) / 255.0 or 1.0
+
+
+def _compare(name: str, ours: np.ndarray, theirs: np.ndarray, step: float) -> OutputParity:
+    if ours.size != theirs.size:
+        raise ValueError(
+            f"verify_tflite: output {name!r} has shape {ours.shape} in Keras and {theirs.shape} in "
+            "the file; these are not outputs for the same inputs."
+        )
+    apart = np.abs(ours.astype(np.float64).ravel() - theirs.astype(np.float64).ravel()) / step
+    classes = ours.reshape(len(ours), -1)
+    top1 = None
+    if classes.shape[1] > 1:
+        others = theirs.reshape(classes.shape)
+        picked = np.take_along_axis(others, classes.argmax(1)[:, np.newaxis], axis=1)[:, 0]
+        top1 = float(np.mean(picked >= others.max(1)))
+    return OutputParity(
+        name=name,
+        step=step,
+        max_steps=float(apart.max()),
+        mean_steps=float(apart.mean()),
+        within_one=float(np.mean(apart <= 1.0 + _TIE)),
+        same=float(np.mean(apart < 0.5)),
+        top1_agreement=top1,
+    )
+
+
+def _near(parities: tuple[OutputParity, ...], within_one: float, furthest: float) -> bool:
+    near = (p.within_one >= within_one and p.max_steps <= furthest + _TIE for p in parities)
+    return all(near)
+
+
+def _row(parity: OutputParity, kind: str) -> list[str]:
+    top1 = "-" if parity.top1_agreement is None else f"{parity.top1_agreement:.2%}"
+    shares = [f"{parity.same:.2%}", f"{parity.within_one:.2%}"]
+    distances = [f"{parity.mean_steps:.4f}", f"{parity.max_steps:.3g}"]
+    return [parity.name + kind, f"{parity.step:.4g}", *shares, *distances, top1]
