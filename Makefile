@@ -1,33 +1,33 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Everything goes into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+# One at a time, should two terminals install at once; macOS has no flock, and does without.
+LOCKED := $(if $(shell command -v flock),flock Makefile,)
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help demo test test-long lint bench clean
+.PHONY: help demo curves test test-long lint clean
+.NOTPARALLEL:
 
 help:  ## Lists the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s '	'
 
-.venv/.demo: pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[demo]'
-	@touch $@
+.venv/.ready: pyproject.toml
+	$(LOCKED) sh -c '$(PYTHON) -m venv .venv && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]" && touch $@'
 
-.venv/.dev: pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
-	@touch $@
-
-demo: .venv/.demo  ## Trains a real model by every method, exports and verifies it (minutes).
+demo: .venv/.ready  ## Trains a real model by every method, exports and verifies it (minutes).
 	$(BIN)/python examples/mnist.py
+
+curves: .venv/.ready  ## Draws docs/curves.png and docs/curves.svg.
+	$(BIN)/python examples/curves.py
 
 test: lint  ## Lint, types, tests and doctests.
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
-test-long: .venv/.dev  ## The tests that take minutes.
+test-long: .venv/.ready  ## The tests that take minutes.
 	$(BIN)/python -m pytest -n 2 -m slow
 
-lint: .venv/.dev  ## Format, lint, types.
+lint: .venv/.ready  ## Format, lint, types.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

@@ -8,11 +8,12 @@ qr.export_tflite(q, "model.tflite", io="int8")
 print(qr.verify_tflite(q, "model.tflite", x_test).table())
 """
 
-from . import _compat, ranges, schedules
+from . import _compat, ranges, schedules, testing
 from .affine import Grid, fake_quant, grid_from_range
 from .calibrate import calibrate
 from .callbacks import Anneal, knobs
 from .export import export_tflite
+from .intake import write_back
 from .model import annotate_layer, annotate_model, load_model, quantize_apply, quantize_model
 from .quantizers import RoundingQuantizer
 from .rounding import (
@@ -35,5 +36,47 @@ from .tensors import summary
 from .verify import OutputParity, Parity, verify_tflite
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Anneal",
+    "ExpectedRound",
+    "FLOAT",
+    "FourierRound",
+    "Grid",
+    "LayerSpec",
+    "ModelSpec",
+    "OutputParity",
+    "Parity",
+    "RampRound",
+    "Rounder",
+    "RoundingConfig",
+    "RoundingQuantizer",
+    "RoundingScheme",
+    "SigmoidRound",
+    "SineRound",
+    "StochasticRound",
+    "StraightThrough",
+    "TensorSpec",
+    "annotate_layer",
+    "annotate_model",
+    "calibrate",
+    "export_tflite",
+    "fake_quant",
+    "get",
+    "grid_from_range",
+    "knobs",
+    "load_model",
+    "names",
+    "quantize_apply",
+    "quantize_model",
+    "ranges",
+    "register",
+    "round",
+    "schedules",
+    "summary",
+    "testing",
+    "verify_tflite",
+    "write_back",
+]
 
 _compat.register_objects(_compat.tfmot_objects())  # so that Keras's own load_model knows them

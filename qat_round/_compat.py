@@ -7,10 +7,11 @@ here. `TF_USE_LEGACY_KERAS` has to be set before the first touch of `tf.keras`: 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
@@ -55,12 +56,17 @@ Default8BitQuantizeScheme = default_8bit_quantize_scheme.Default8BitQuantizeSche
 DefaultNBitQuantizeScheme = default_n_bit_quantize_scheme.DefaultNBitQuantizeScheme
 OutputQuantizeConfig = default_8bit_quantize_configs.Default8BitOutputQuantizeConfig
 NoOpQuantizeConfig = default_8bit_quantize_configs.NoOpQuantizeConfig
+ACTIVATIONS = (  # the names of those that TFMOT can quantize
+    QuantizeAwareActivation._PRE_QUANT_ACTIVATIONS
+    | QuantizeAwareActivation._POST_QUANT_ACTIVATIONS
+    | QuantizeAwareActivation._NO_QUANTIZE_ACTIVATIONS
+)
 PRUNE_QUANTIZERS = (prune_preserve.PrunePreserveDefaultWeightsQuantizer,)
 CLUSTER_QUANTIZERS = (cluster_preserve.ClusterPreserveDefaultWeightsQuantizer,)
 
 
 @keras.utils.register_keras_serializable(package="qat_round")
-class InputQuantizeLayer(QuantizeLayer):
+class InputQuantizeLayer(QuantizeLayer):  # type: ignore[misc, valid-type]
     """TFMOT's `QuantizeLayer`, built once.
 
     The original builds its weights again when a `.keras` file is loaded, so that the file's three
@@ -70,16 +76,32 @@ class InputQuantizeLayer(QuantizeLayer):
     def build(self, input_shape: Any) -> None:
         if not self.built:
             super().build(input_shape)
-            self.built = True
+            self.built: bool = True
 
 
 @keras.utils.register_keras_serializable(package="qat_round")
-class RoundingWrapper(QuantizeWrapperV2):
+class RoundingWrapper(QuantizeWrapperV2):  # type: ignore[misc, valid-type]
     """TFMOT's wrapper, with variables in `.keras` files that fit when the file is loaded.
 
-    The original lists the inner layer's weights among its own, once or twice, depending on whether
-    that layer was built before the wrapper; so what was saved does not fit what is loaded.
+    The original lists the inner layer's weights among its own, once or twice and in one order or
+    another, depending on whether that layer was built before the wrapper; so what was saved, and
+    the optimizer's state, does not fit what is loaded. And it goes on training frozen layers.
     """
+
+    def build(self, input_shape: Any) -> None:
+        if not self.layer.built:
+            self.layer.build(input_shape)
+            self.layer.built = True
+        super().build(input_shape)
+
+    @property
+    def trainable_weights(self) -> list[tf.Variable]:
+        return super().trainable_weights if self.trainable else []
+
+    @property
+    def non_trainable_weights(self) -> list[tf.Variable]:
+        frozen = [] if self.trainable else self._trainable_weights
+        return self._dedup_weights([*frozen, *super().non_trainable_weights])
 
     def save_own_variables(self, store: Any) -> None:
         for number, variable in enumerate(self._own_variables()):
@@ -109,6 +131,13 @@ def mend_saving(model: Any) -> Any:
         elif type(layer) is QuantizeWrapperV2:
             layer.__class__ = RoundingWrapper
     return model
+
+
+def trusting() -> contextlib.AbstractContextManager[None]:
+    """Lets TFMOT rebuild Lambda layers: they come from a live model, not from somebody's file."""
+    from tf_keras.src.saving import serialization_lib
+
+    return serialization_lib.SafeModeScope(safe_mode=False)
 
 
 def tfmot_objects() -> dict[str, type]:
@@ -144,14 +173,14 @@ def is_keras3(model: Any) -> bool:
 
 
 def interpreter(tflite: bytes, **options: Any) -> Any:
-    """A TFLite interpreter for a model's bytes: LiteRT's where it is installed, else TensorFlow's."""
+    """A TFLite interpreter for a model's bytes: LiteRT's if it is installed, else TensorFlow's."""
     try:
-        from ai_edge_litert.interpreter import Interpreter
+        from ai_edge_litert import interpreter as lite
     except ImportError:
-        Interpreter = tf.lite.Interpreter
+        lite = tf.lite
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return Interpreter(model_content=tflite, **options)
+        return lite.Interpreter(model_content=tflite, **options)
 
 
 def read_flatbuffer(tflite: bytes) -> Any:
@@ -184,3 +213,27 @@ def serialize_object(instance: Any) -> dict[str, Any]:
 def deserialize_object(config: dict[str, Any]) -> Any:
     """The object that `serialize_object` described; only registered classes are made."""
     return keras.utils.legacy.deserialize_keras_object(config, custom_objects=tfmot_objects())
+
+
+_exports: list[object] = []
+
+
+@contextlib.contextmanager
+def exporting() -> Iterator[None]:
+    """While open, models are traced as the converter has to see them."""
+    _exports.append(object())
+    try:
+        yield
+    finally:
+        _exports.pop()
+
+
+def is_exporting() -> bool:
+    """Whether a model is being traced for a file: by `exporting`, or by Keras for a SavedModel.
+
+    `_wrapped_model` is the function that Keras makes of a model for a SavedModel's signature, which
+    is what TFLite's converter reads when it is called directly.
+    """
+    saving = keras.src.engine.base_layer_utils.call_context().saving
+    signature = getattr(tf.compat.v1.get_default_graph(), "name", "") == "_wrapped_model"
+    return bool(_exports or saving or signature)

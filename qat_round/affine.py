@@ -6,8 +6,10 @@ TensorFlow's fake-quant op, so that both agree to the last bit.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
+from . import fused
 from ._compat import smart_cond, tf
 from .rounding import Rounder, get
 
@@ -130,15 +132,38 @@ def fake_quant(
         >>> fake_quant(tf.constant([0.2, 3.5, 99.0]), grid).numpy().tolist()
         [0.0, 4.0, 15.0]
     """
-    x = tf.convert_to_tensor(x)
-    exact = tf.cast(x, tf.float32)
-    rounder = get(rounder)
-    y = smart_cond(
-        training,
-        lambda: _train(exact, grid, rounder, state),
-        lambda: native_fake_quant(exact, grid),
-    )
-    return tf.cast(y, x.dtype)
+    return _fake_quant(x, grid, rounder, training, state, _fixed_grid)
+
+
+def fake_quant_learned(
+    x: Any, grid: Grid, rounder: Any = "ste", training: Any = True, **state: Any
+) -> tf.Tensor:
+    """As `fake_quant`, with gradients for the grid's place and step as well: for ranges that learn.
+
+    With y = R(v) step + nudged_lo, in the same pass over memory as dL/dx:
+        dL/dnudged_lo = sum(dL/dy - dL/dx)
+        dL/dstep      = sum(R(v) dL/dy - v dL/dx)
+    summed over the values of each grid; values beyond the ends count with dL/dx = 0. From there
+    TensorFlow goes on to whatever the grid was made from.
+
+    Args:
+        x, grid, rounder, training, **state: as in `fake_quant`.
+
+    Returns:
+        A tensor of x's shape and dtype.
+
+    Example:
+        >>> step = tf.constant(0.5)
+        >>> with tf.GradientTape() as tape:
+        ...     tape.watch(step)
+        ...     grid = grid_from_range(0.0, 15.0 * step, bits=4)
+        ...     y = fake_quant_learned(tf.constant([0.6, 99.0]), grid)
+        >>> round(float(tape.gradient(y, step)), 3)
+        14.8
+
+    Source: Esser et al. 2020, arXiv:1902.08153, section 2.1, for any Rounder instead of `ste`.
+    """
+    return _fake_quant(x, grid, rounder, training, state, _learned_grid)
 
 
 def native_fake_quant(x: tf.Tensor, grid: Grid) -> tf.Tensor:
@@ -153,27 +178,60 @@ def native_fake_quant(x: tf.Tensor, grid: Grid) -> tf.Tensor:
     return tf.transpose(y, back)
 
 
+def constant_fake_quant(x: tf.Tensor, grid: Grid) -> tf.Tensor:
+    """The same values as `native_fake_quant` to the last bits, by plain arithmetic.
+
+    For weights in a graph that is exported: it folds to a constant.
+    """
+    lo, hi, step = (_spread(v, x, grid.axis) for v in (grid.nudged_lo, grid.nudged_hi, grid.step))
+    return tf.floor(_in_steps(x, lo, hi, step) + 0.5) * step + lo
+
+
 _native_per_channel = tf.quantization.fake_quant_with_min_max_vars_per_channel
 
 
-def _train(x: tf.Tensor, grid: Grid, rounder: Rounder, state: dict[str, Any]) -> tf.Tensor:
-    bound = rounder.bind(**state)
-    lo, hi, step = (
-        _spread(end, x, grid.axis) for end in (grid.nudged_lo, grid.nudged_hi, grid.step)
+def _fake_quant(
+    x: Any, grid: Grid, rounder: Any, training: Any, state: dict[str, Any], train: Any
+) -> tf.Tensor:
+    x, rounder = tf.convert_to_tensor(x), get(rounder)
+    return smart_cond(
+        training,
+        lambda: train(x, grid, rounder, fused.whole_state(rounder, state)),
+        lambda: _native(x, grid),
     )
+
+
+def _fixed_grid(x: tf.Tensor, grid: Grid, rounder: Rounder, state: dict[str, Any]) -> tf.Tensor:
+    run = functools.partial(_one_pass, grid=grid, rounder=rounder, state=state)
 
     @tf.custom_gradient
     def quantized(x: tf.Tensor) -> tuple[tf.Tensor, Any]:
-        def gradient(dy: tf.Tensor) -> tf.Tensor:
-            inside = tf.logical_and(x >= lo, x <= hi)
-            dx = bound.pull_back(_in_steps(x, lo, hi, step), dy)
-            return tf.where(inside, dx, tf.zeros_like(dx))
-
-        if bound.is_hard:
-            return native_fake_quant(x, grid), gradient
-        return bound.soft(_in_steps(x, lo, hi, step)) * step + lo, gradient
+        y = _native(x, grid) if rounder.is_hard else run(fused.soft_value, x)
+        return y, lambda dy: run(fused.pull_back, x, dy)
 
     return quantized(x)
+
+
+def _learned_grid(x: tf.Tensor, grid: Grid, rounder: Rounder, state: dict[str, Any]) -> tf.Tensor:
+    run = functools.partial(_one_pass, grid=grid, rounder=rounder, state=state)
+
+    @tf.custom_gradient
+    def quantized(x: tf.Tensor, lo: tf.Tensor, step: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        y = _native(x, grid) if rounder.is_hard else run(fused.soft_value, x)
+        return y, lambda dy: run(fused.pull_back_with_sums, x, dy)
+
+    return quantized(x, grid.nudged_lo, grid.step)
+
+
+def _one_pass(
+    formula: Any, *tensors: tf.Tensor, grid: Grid, rounder: Rounder, state: dict[str, Any]
+) -> Any:
+    cells = fused.Cells(grid.nudged_lo, grid.nudged_hi, grid.step, 1.0 / grid.step)
+    return fused.in_one_pass(formula, rounder, state, cells, grid.axis, *tensors)
+
+
+def _native(x: tf.Tensor, grid: Grid) -> tf.Tensor:
+    return tf.cast(native_fake_quant(tf.cast(x, tf.float32), grid), x.dtype)
 
 
 def _in_steps(x: tf.Tensor, lo: tf.Tensor, hi: tf.Tensor, step: tf.Tensor) -> tf.Tensor:

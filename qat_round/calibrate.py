@@ -57,7 +57,7 @@ def _least_and_greatest(model: Any, data: Iterable[Any]) -> dict[Any, np.ndarray
 
         def observer(quantizer: RoundingQuantizer, x: tf.Tensor, weights: Any) -> tf.Tensor:
             found.append((weights["min_var"].ref(), quantizer.measure(x)))
-            return tf.convert_to_tensor(x)
+            return quantizer.bypassed(x)
 
         with observing(observer):
             model(batch[0] if len(batch) == 1 else batch, training=False)
@@ -106,7 +106,42 @@ def model_inputs(model: Any, data: Any, verb: str) -> list[np.ndarray]:
             raise ValueError(f"{verb}: the data lacks the inputs {missing}; it has {list(data)}.")
         data = [data[name] for name in model.input_names]
     arrays = list(data) if isinstance(data, (list, tuple)) else [data]
-    return [_numeric(verb)(array) for array in arrays]
+    return [numeric(array, verb) for array in arrays]
+
+
+def numeric(values: Any, verb: str) -> np.ndarray:
+    """The values as an array of numbers.
+
+    Raises:
+        TypeError: if they are none.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
+        raise TypeError(f"{verb}: data of dtype {array.dtype} is not numeric; give numbers.")
+    return array
+
+
+def check_fit(array: np.ndarray, name: str, shape: Any, verb: str) -> None:
+    """Raises a ValueError if an array does not fit an input, or holds NaN or infinity.
+
+    Args:
+        array: the data.
+        name: the input's name.
+        shape: its shape, None where any size will do.
+        verb: who asks, for the message.
+    """
+    shape = tuple(shape)
+    if not tf.TensorShape(shape).is_compatible_with(array.shape):
+        raise ValueError(
+            f"{verb}: data of shape {array.shape} does not fit the input {name!r} of shape {shape} "
+            "(None: any size)."
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        bad = np.argwhere(~np.isfinite(array))[0].tolist()
+        raise ValueError(
+            f"{verb}: the data holds NaN or infinity (first at {bad} of a batch). Clean it: "
+            "nothing that comes of it would mean anything."
+        )
 
 
 def _split(model: Any, data: Any, batch_size: int, verb: str) -> Iterator[Any]:
@@ -132,29 +167,9 @@ def _is_arrays(data: Any) -> bool:
     return bool(leaves) and all(isinstance(a, np.ndarray) or tf.is_tensor(a) for a in leaves)
 
 
-def _numeric(verb: str) -> Any:
-    def convert(values: Any) -> np.ndarray:
-        array = np.asarray(values)
-        if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
-            raise TypeError(f"{verb}: data of dtype {array.dtype} is not numeric; give numbers.")
-        return array
-
-    return convert
-
-
 def _check(model: Any, arrays: list[np.ndarray], verb: str) -> None:
     inputs = model.inputs
     if len(arrays) != len(inputs):
         raise ValueError(f"{verb}: the model has {len(inputs)} inputs, the data {len(arrays)}.")
-    for array, given in zip(arrays, inputs, strict=True):
-        if not given.shape.is_compatible_with(array.shape):
-            raise ValueError(
-                f"{verb}: data of shape {array.shape} does not fit the model's input "
-                f"{given.name!r} of shape {tuple(given.shape)} (None is the batch)."
-            )
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            bad = np.argwhere(~np.isfinite(array))[0].tolist()
-            raise ValueError(
-                f"{verb}: the data holds NaN or infinity (first at {bad} of a batch). Clean it: a "
-                "range from it would mean nothing."
-            )
+    for array, name, given in zip(arrays, model.input_names, inputs, strict=True):
+        check_fit(array, name, given.shape, verb)

@@ -21,7 +21,7 @@ def knobs(model: Any) -> dict[str, dict[str, float]]:
 
     Example:
         >>> from qat_round.model import quantize_model
-        >>> model = keras.Sequential([keras.layers.Dense(1, input_shape=(1,))])
+        >>> model = keras.Sequential([keras.layers.Dense(1, input_shape=(1,), name="dense")])
         >>> knobs(quantize_model(model, rounder="ramp"))["quant_dense/kernel"]["gain"]
         10000.0
     """

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import tempfile
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
-from ._compat import tf
+import numpy as np
+
+from ._compat import exporting, tf
 from .tensors import quantized_tensors, require_quantized
 
 IO_TYPES = {"float32": tf.float32, "int8": tf.int8, "uint8": tf.uint8}
@@ -46,14 +50,17 @@ def export_tflite(
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
-    """Raises an OSError that says why, if a file could not be written at the path."""
+    """Raises an OSError that says why, if a file cannot be written at the path."""
     target = pathlib.Path(path)
+    folder = str(target.parent)
     if target.is_dir():
         raise IsADirectoryError(f"{str(target)!r} is a folder; give a file name inside of it.")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"The folder {str(target.parent)!r} does not exist; make it first.")
-    if not os.access(target.parent, os.W_OK):
-        raise PermissionError(f"No permission to write in the folder {str(target.parent)!r}.")
+    if not target.parent.exists():
+        raise FileNotFoundError(f"The folder {folder!r} does not exist; make it first.")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise type(error)(f"Nothing can be written in {folder!r}: {error.strerror}.") from error
 
 
 def write_file(path: str | os.PathLike[str], content: bytes) -> None:
@@ -82,8 +89,8 @@ def _check_ranges(model: Any) -> None:
     guessed = [t.path for t in quantized_tensors(model) if t.is_first_guess]
     if guessed:
         raise ValueError(
-            f"export_tflite: {len(guessed)} ranges were never set from data and still are the first "
-            f"guess: {', '.join(guessed)}. Run qr.calibrate(model, inputs), or train."
+            f"export_tflite: {len(guessed)} ranges were never set from data and still are the "
+            f"first guess: {', '.join(guessed)}. Run qr.calibrate(model, inputs), or train."
         )
 
 
@@ -99,8 +106,36 @@ def _check_bits(model: Any) -> None:
         )
 
 
+@contextlib.contextmanager
+def _uneven_biases(model: Any) -> Iterator[None]:
+    """While open, no bias is the same number throughout.
+
+    TFLite's converter quantizes such a constant by the first channel's scale alone, which is wrong
+    for all other channels. One float's last bit is enough to prevent it.
+    """
+    biases = [layer.layer.bias for layer in model.layers if _has_bias(layer)]
+    even = [bias for bias in biases if _is_even(bias.numpy())]
+    for bias in even:
+        values = bias.numpy()
+        values[0] = np.nextafter(values[0], np.float32(0.0))
+        bias.assign(values)
+    try:
+        yield
+    finally:
+        for bias in even:
+            bias.assign(np.full_like(bias.numpy(), bias.numpy()[-1]))
+
+
+def _has_bias(layer: Any) -> bool:
+    return isinstance(getattr(getattr(layer, "layer", None), "bias", None), tf.Variable)
+
+
+def _is_even(bias: np.ndarray) -> bool:
+    return bias.ndim == 1 and bias.size > 1 and bias[0] != 0.0 and bool(np.all(bias == bias[0]))
+
+
 def _convert(model: Any, io: str) -> bytes:
-    with warnings.catch_warnings():
+    with _uneven_biases(model), exporting(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the converter's own, about its deprecated parts
         converter = tf.lite.TFLiteConverter.from_keras_model(model)
         converter.optimizations = [tf.lite.Optimize.DEFAULT]

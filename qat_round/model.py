@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
+from . import integer
 from ._compat import (
     QuantizeAnnotate,
     QuantizeScheme,
@@ -12,19 +14,20 @@ from ._compat import (
     keras,
     mend_saving,
     tfmot,
+    trusting,
 )
-from .scheme import RoundingScheme, SpecMarker
-from .spec import LayerSpec, ModelSpec
+from .scheme import RoundingScheme, SpecMarker, UnsupportedLayers, as_model_spec, why_unmarkable
+from .spec import FLOAT, LayerSpec, ModelSpec
 from .tensors import is_quantized, quantized_tensors
 
 
 def quantize_model(
     model: Any,
-    rounder: Any = "ste",
+    rounder: Any = None,
     *,
     weight_bits: int | None = None,
     activation_bits: int | None = None,
-    base_scheme: QuantizeScheme | None = None,
+    base_scheme: QuantizeScheme | str | None = None,
     spec: ModelSpec | LayerSpec | None = None,
     **settings: Any,
 ) -> Any:
@@ -32,9 +35,12 @@ def quantize_model(
 
     Args:
         model: a built tf_keras Sequential or Functional model; it is not changed.
-        rounder: what `qr.get` takes; for weights and activations.
+        rounder: what `qr.get` takes; for weights and activations; None for "ste".
         weight_bits, activation_bits: 2 to 16; None as the base scheme has it (8).
         base_scheme: a TFMOT scheme that says what is quantized; the 8-bit TFLite scheme if None.
+            "integer" is our own (preview): it reads Keras 3, nested, subclassed models and files
+            too, rewrites what TFLite could not keep in integers, and gives tensors that TFLite
+            forces onto one scale one range. See docs/any_model.md.
         spec: a ModelSpec or LayerSpec, instead of rounder, bits and `settings`.
         **settings: `weights` and `activations` (a name, a Rounder, a TensorSpec, None for float)
             and `overrides` ({layer name pattern or class: LayerSpec}).
@@ -53,12 +59,22 @@ def quantize_model(
         >>> q.layers[-1].name
         'quant_dense'
     """
-    if spec is None:
-        settings |= {"weight_bits": weight_bits, "activation_bits": activation_bits}
-        settings["rounder"] = rounder
+    named = {"rounder": rounder, "weight_bits": weight_bits, "activation_bits": activation_bits}
+    settings |= {name: value for name, value in named.items() if value is not None}
+    if base_scheme == "integer":
+        return _integer_model(model, as_model_spec(spec, **settings))
     scheme = RoundingScheme(base_scheme, spec=spec, **settings)
     check_quantizable(model, "quantize_model")
-    return _apply(tfmot.quantization.keras.quantize_annotate_model(model), scheme)
+    unmarkable = {layer: why for layer in model.layers if (why := why_unmarkable(layer))}
+    annotated = _annotated(model, None, unmarkable)
+    refused = {layer: why for layer, why in unmarkable.items() if scheme.spec_of(layer) != FLOAT}
+    try:
+        quantized = _apply(annotated, scheme)
+    except UnsupportedLayers as error:
+        raise UnsupportedLayers(_in_order_of(model, {**refused, **error.reasons})) from None
+    if refused:
+        raise UnsupportedLayers(refused)
+    return quantized
 
 
 def annotate_layer(layer: Any, spec: LayerSpec | None = None) -> Any:
@@ -80,9 +96,11 @@ def annotate_layer(layer: Any, spec: LayerSpec | None = None) -> Any:
     """
     if not isinstance(layer, keras.layers.Layer) or isinstance(layer, keras.Model):
         raise TypeError(f"annotate_layer: {layer!r} is no tf_keras layer. {_KERAS3_HINT}")
+    if isinstance(layer, QuantizeAnnotate):
+        raise TypeError(f"annotate_layer: {layer.layer.name!r} is annotated already.")
     if spec is not None and not isinstance(spec, LayerSpec):
         raise TypeError(f"annotate_layer: spec={spec!r} is no qr.LayerSpec.")
-    return QuantizeAnnotate(layer, SpecMarker(LayerSpec() if spec is None else spec))
+    return QuantizeAnnotate(layer, None if spec is None else SpecMarker(spec))
 
 
 def annotate_model(model: Any, spec: LayerSpec | None = None) -> Any:
@@ -96,13 +114,10 @@ def annotate_model(model: Any, spec: LayerSpec | None = None) -> Any:
         A new model for `qr.quantize_apply` (or TFMOT's, under a `qr.RoundingScheme`).
     """
     check_quantizable(model, "annotate_model")
-
-    def mark(layer: Any) -> Any:
-        return layer if isinstance(layer, QuantizeAnnotate) else annotate_layer(layer, spec)
-
-    marked = keras.models.clone_model(model, clone_function=mark)
-    marked.set_weights(model.get_weights())
-    return marked
+    unmarkable = {layer: why for layer in model.layers if (why := why_unmarkable(layer))}
+    if unmarkable:
+        raise UnsupportedLayers(unmarkable)
+    return _annotated(model, spec, ())
 
 
 def quantize_apply(
@@ -122,8 +137,7 @@ def quantize_apply(
     Returns:
         A new tf_keras model.
     """
-    scheme = spec if isinstance(spec, RoundingScheme) else None
-    scheme = scheme or RoundingScheme(base_scheme, spec=spec, **settings)
+    scheme = _given_scheme(spec, base_scheme, settings)
     check_quantizable(model, "quantize_apply")
     if not any(isinstance(layer, QuantizeAnnotate) for layer in model.layers):
         raise ValueError(
@@ -175,13 +189,61 @@ def check_quantizable(model: Any, verb: str) -> None:
         )
     if is_quantized(model):
         raise ValueError(
-            f"{verb}: the model is quantized already. Start from the float model, or go on training "
-            "this one."
+            f"{verb}: the model is quantized already. Start from the float model, or go on "
+            "training this one."
         )
 
 
-def _apply(annotated: Any, scheme: RoundingScheme) -> Any:
+def _integer_model(model: Any, spec: ModelSpec) -> Any:
+    if isinstance(model, keras.Model) and is_quantized(model):
+        check_quantizable(model, "quantize_model")
+    planned = integer.plan(model, spec)
+    if planned.refused:
+        raise UnsupportedLayers(planned.refused_layers())
+    quantized = integer.build(planned)
+    set_weight_ranges(quantized)
+    return quantized
+
+
+def _given_scheme(spec: Any, base_scheme: Any, settings: dict[str, Any]) -> RoundingScheme:
+    if not isinstance(spec, RoundingScheme):
+        return RoundingScheme(base_scheme, spec=spec, **settings)
+    if base_scheme is not None or settings:
+        given = [*(["base_scheme"] if base_scheme is not None else []), *sorted(settings)]
+        raise TypeError(f"quantize_apply: the RoundingScheme says all; do not give {given} too.")
+    return spec
+
+
+def _in_order_of(model: Any, reasons: dict[Any, str]) -> dict[Any, str]:
+    names = [layer.name for layer in model.layers] + [layer.name for layer in reasons]
+    return dict(sorted(reasons.items(), key=lambda item: names.index(item[0].name)))
+
+
+def _annotated(model: Any, spec: LayerSpec | None, skipped: Iterable[Any]) -> Any:
+    """A copy of a model, sharing nothing with it, whose layers are marked, but for some."""
+    skipped_names = {layer.name for layer in skipped}
+
+    def mark(layer: Any) -> Any:
+        marked = isinstance(layer, QuantizeAnnotate) or layer.name in skipped_names
+        return layer if marked else annotate_layer(layer, spec)
+
+    marked = keras.models.clone_model(_copied(model), clone_function=mark)
+    marked.set_weights(model.get_weights())
+    return marked
+
+
+def _copied(model: Any) -> Any:
+    """A copy of a model whose layers are copies too."""
+
+    def copy(layer: Any) -> Any:
+        return type(layer).from_config(layer.get_config())
+
     with tfmot.quantization.keras.quantize_scope():
+        return keras.models.clone_model(model, clone_function=copy)
+
+
+def _apply(annotated: Any, scheme: RoundingScheme) -> Any:
+    with tfmot.quantization.keras.quantize_scope(), trusting():
         quantized = tfmot.quantization.keras.quantize_apply(annotated, scheme)
     set_weight_ranges(quantized)
     return mend_saving(quantized)

@@ -1,78 +1,158 @@
 """Quantizers for models that were pruned or clustered: zeros stay zero, clusters stay clusters.
 
-TFMOT's prune- and cluster-preserving quantizers know which weights are zero and which share a
-value; they are asked for it, and what they give is rounded by ours.
+TFMOT's prune- and cluster-preserving schemes say which weights; the pattern itself is found here
+when the layer is built, and kept in layer weights, so that a saved model still has it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
 from typing import Any
 
-from ._compat import deserialize_object, keras, serialize_object, tf
+import numpy as np
+
+from ._compat import keras, tf
 from .quantizers import RoundingQuantizer
 
+MOST_CLUSTERS = 1024  # more different values than that are not called clusters, as in TFMOT
 
-class _PreservingQuantizer(RoundingQuantizer):
-    """A RoundingQuantizer in front of which a TFMOT quantizer's pattern is applied to the weights.
+
+@keras.utils.register_keras_serializable(package="qat_round")
+class PrunePreservingQuantizer(RoundingQuantizer):
+    """Weights that were zero when the layer was built stay zero."""
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, tf.Variable]:
+        mask = np.not_equal(_values(layer, name), 0.0).astype(np.float32)
+        own = super().build(tensor_shape, name, layer)
+        return {**own, "mask": _kept(layer, f"{name}_mask", mask)}
+
+    def train(self, x: Any, weights: dict[str, Any]) -> tf.Tensor:
+        return super().train(tf.convert_to_tensor(x) * weights["mask"], weights)
+
+    def infer(self, x: Any, weights: dict[str, Any]) -> tf.Tensor:
+        return super().infer(tf.convert_to_tensor(x) * weights["mask"], weights)
+
+
+@keras.utils.register_keras_serializable(package="qat_round")
+class ClusterPreservingQuantizer(RoundingQuantizer):
+    """Weights that shared a value when the layer was built go on sharing one; the values train.
+
+    In training each weight is the centroid that is nearest to its own trained number w; the
+    gradient goes to the centroid (summed) and to w:
+        y = c[argmin |w - c|],   dy/dc = 1 for the nearest c,   dy/dw = 1
 
     Args:
-        base: the TFMOT quantizer that finds the pattern when the layer is built.
+        preserve_sparsity: whether weights and centroids that were zero stay zero.
+        clusters: how many centroids; None to find them when the layer is built, 0 for none.
+        by_channel: whether each output channel has centroids of its own.
         **settings: those of RoundingQuantizer.
     """
 
-    def __init__(self, base: Any, **settings: Any):
+    def __init__(
+        self,
+        preserve_sparsity: bool = False,
+        clusters: int | None = None,
+        by_channel: bool = False,
+        **settings: Any,
+    ):
         super().__init__(**settings)
-        self.base = base
+        self.preserve_sparsity = preserve_sparsity
+        self.clusters = clusters
+        self.by_channel = by_channel
 
-    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
-        pattern = self.base.build(tensor_shape, f"{name}", layer)
-        own = super().build(tensor_shape, f"{name}_rounding", layer)
-        return {**pattern, **own}
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, tf.Variable]:
+        own = super().build(tensor_shape, name, layer)
+        values = _values(layer, name)
+        centroids = self._centroids(values, layer)
+        if self.preserve_sparsity:
+            mask = np.not_equal(values, 0.0).astype(np.float32)
+            own["mask"] = _kept(layer, f"{name}_mask", mask)
+        if not self.clusters:
+            return own
+        if self.preserve_sparsity:
+            mask = np.not_equal(centroids, 0.0).astype(np.float32)
+            own["centroids_mask"] = _kept(layer, f"{name}_centroids_mask", mask)
+        own["centroids"] = _kept(layer, f"{name}_centroids", centroids, trainable=True)
+        own["original"] = _kept(layer, f"{name}_original", values, trainable=True)
+        return own
 
     def train(self, x: Any, weights: dict[str, Any]) -> tf.Tensor:
-        return super().train(self.preserved(x, weights), weights)
-
-    def preserved(self, x: Any, weights: dict[str, Any]) -> tf.Tensor:
-        """The weights with the pattern applied."""
-        raise TypeError(f"{type(self).__name__} has to define preserved(x, weights).")
+        if "centroids" not in weights:
+            return super().train(_masked(x, weights, "mask"), weights)
+        original = _masked(weights["original"], weights, "mask")
+        clustered = nearest_centroid(original, _masked(weights["centroids"], weights))
+        x.assign(clustered)  # what is evaluated, saved and exported
+        return super().train(clustered, weights)
 
     def get_config(self) -> dict[str, Any]:
-        return {"base": serialize_object(self.base), **super().get_config()}
+        own = ("preserve_sparsity", "clusters", "by_channel")
+        return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> _PreservingQuantizer:
-        settings = dict(config)
-        return cls(deserialize_object(settings.pop("base")), **settings)
-
-
-@keras.utils.register_keras_serializable(package="qat_round")
-class PrunePreservingQuantizer(_PreservingQuantizer):
-    """Weights that were zero when the layer was built stay zero."""
-
-    def preserved(self, x: Any, weights: dict[str, Any]) -> tf.Tensor:
-        return tf.convert_to_tensor(x) * weights["sparsity_mask"]
-
-    def infer(self, x: Any, weights: dict[str, Any]) -> tf.Tensor:
-        return super().infer(self.preserved(x, weights), weights)
-
-
-@keras.utils.register_keras_serializable(package="qat_round")
-class ClusterPreservingQuantizer(_PreservingQuantizer):
-    """Weights that shared a value when the layer was built go on sharing one; the values train."""
-
-    def preserved(self, x: Any, weights: dict[str, Any]) -> tf.Tensor:
-        sparse = self.base.preserve_sparsity and "sparsity_mask" in weights
-        if "cluster_centroids_tf" not in weights:
-            return tf.convert_to_tensor(x) * weights["sparsity_mask"] if sparse else x
-        clusters, original = weights["clst_impl"], weights["ori_weights_vars_tf"]
-        if sparse:
-            original.assign(original * weights["sparsity_mask"])
-            clusters.cluster_centroids.assign(
-                clusters.cluster_centroids * weights["centroids_mask"]
+    def _centroids(self, values: np.ndarray, layer: Any) -> np.ndarray:
+        """Shape (channels, clusters), or (1, clusters); zeros where a file will bring them."""
+        channels = values.reshape(-1, values.shape[-1]).T if self.by_channel else values[None]
+        if self.clusters is not None:
+            return np.zeros((len(channels), self.clusters), np.float32)
+        found = _find_centroids(values, isinstance(layer.layer, keras.layers.Conv2D))
+        self.by_channel = len(found) > 1
+        self.clusters = found.shape[1]
+        if not 1 < self.clusters <= MOST_CLUSTERS:
+            warnings.warn(
+                f"{layer.name}: its weights have {self.clusters} different values, so they are "
+                "not clustered and are quantized as any others."
             )
-        indices = weights["pulling_indices_tf"]
-        indices.assign(tf.cast(clusters.get_pulling_indices(original), indices.dtype))
-        clustered = clusters.get_clustered_weight(indices, original)
-        x.assign(clustered)
-        return clustered
+            self.clusters = 0
+        return found
+
+
+PRESERVING = (PrunePreservingQuantizer, ClusterPreservingQuantizer)
+
+
+def nearest_centroid(values: tf.Tensor, centroids: tf.Tensor) -> tf.Tensor:
+    """Each value's nearest centroid; the gradient goes to the centroid and to the value.
+
+    Args:
+        values: any shape, channels last.
+        centroids: (channels, clusters), or (1, clusters) for all channels.
+
+    Example:
+        >>> nearest_centroid(tf.constant([0.1, 0.9]), tf.constant([[0.0, 1.0]])).numpy().tolist()
+        [0.0, 1.0]
+    """
+    channels, clusters = centroids.shape
+    at = tf.argmin(tf.abs(values[..., tf.newaxis] - centroids), axis=-1, output_type=tf.int32)
+    picked = tf.gather(tf.reshape(centroids, [-1]), at + tf.range(channels) * clusters)
+    return picked + (values - tf.stop_gradient(values))
+
+
+def _find_centroids(values: np.ndarray, is_convolution: bool) -> np.ndarray:
+    """By channel where a convolution's channels have as many values each (or one fewer)."""
+    whole = np.unique(values)[np.newaxis]
+    if not is_convolution:
+        return whole
+    found = [np.unique(values[..., channel]) for channel in range(values.shape[-1])]
+    most = max(map(len, found))
+    if most - min(map(len, found)) > 1:
+        return whole
+    return np.stack([np.pad(c, (0, most - len(c)), mode="edge") for c in found])
+
+
+def _masked(x: Any, weights: dict[str, Any], mask: str = "centroids_mask") -> tf.Tensor:
+    x = tf.convert_to_tensor(x)
+    return x * weights[mask] if mask in weights else x
+
+
+def _values(layer: Any, name: str) -> np.ndarray:
+    """The values of the wrapped layer's weight."""
+    with tf.init_scope():
+        return np.asarray(getattr(layer.layer, name), np.float32)
+
+
+def _kept(layer: Any, name: str, value: np.ndarray, trainable: bool = False) -> tf.Variable:
+    return layer.add_weight(
+        name=name,
+        shape=value.shape,
+        dtype=tf.float32,
+        initializer=lambda shape, dtype=None, **_: tf.constant(value, dtype),
+        trainable=trainable,
+    )

@@ -1,16 +1,23 @@
-"""The TFMOT `Quantizer`: a Range, a Grid, a Rounder, and the layer weights that hold their state."""
+"""The TFMOT `Quantizer`: a Range, a Grid, a Rounder, and layer weights that hold their state."""
 
 from __future__ import annotations
 
 import contextlib
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from ._compat import Quantizer, keras, smart_cond, tf
-from .affine import Grid, check_bits, fake_quant, grid_from_range, native_fake_quant
+from .affine import (
+    Grid,
+    check_bits,
+    constant_fake_quant,
+    fake_quant,
+    grid_from_range,
+    native_fake_quant,
+)
 from .ranges import FIRST_GUESS, Fixed, Range, get_range, measure
 from .rounding import Rounder, get
 
@@ -33,6 +40,15 @@ def observing(observer: Observer) -> Iterator[None]:
         _observers.remove(observer)
 
 
+def quantize(quantizer: Any, x: Any, training: Any, weights: dict[str, Any]) -> tf.Tensor:
+    """What an open observer gives; else what the quantizer gives in training, or not."""
+    if _observers:
+        return _observers[-1](quantizer, x, weights)
+    return smart_cond(
+        training, lambda: quantizer.train(x, weights), lambda: quantizer.infer(x, weights)
+    )
+
+
 @keras.utils.register_keras_serializable(package="qat_round")
 class RoundingQuantizer(Quantizer):
     """Fake-quantizes a tensor: a Rounder decides while training, TensorFlow's op otherwise.
@@ -49,7 +65,11 @@ class RoundingQuantizer(Quantizer):
         symmetric: keep 0 in the middle of the grid.
         per_axis: one grid for each channel instead of one for the tensor.
         narrow_range: leave out the lowest level.
-        axis: the channels' axis when `per_axis`.
+        axis: the channels' axis when `per_axis`; several trailing axes, as of a depthwise kernel,
+            count as one.
+        as_constant: put inference values on the grid by plain arithmetic instead of the fake-quant
+            op. TFLite's converter folds that into a constant and finds the same integers again, per
+            channel too, where it cannot read the op (8-bit Dense, 1-D and transposed convolutions).
 
     Raises:
         ValueError: for bits outside of 2..16, an unknown rounder or range.
@@ -72,7 +92,8 @@ class RoundingQuantizer(Quantizer):
         symmetric: bool = False,
         per_axis: bool = False,
         narrow_range: bool = False,
-        axis: int = -1,
+        axis: int | Sequence[int] = -1,
+        as_constant: bool = False,
     ):
         self.bits = check_bits(bits)
         self.rounder: Rounder = get(rounder)
@@ -80,12 +101,15 @@ class RoundingQuantizer(Quantizer):
         self.symmetric = bool(symmetric)
         self.per_axis = bool(per_axis)
         self.narrow_range = bool(narrow_range)
-        self.axis = axis
+        self.axis = axis if isinstance(axis, int) else tuple(axis)
+        self.as_constant = bool(as_constant)
 
     @property
     def grid_axis(self) -> int | None:
-        """The channels' axis, or None for one grid."""
-        return self.axis if self.per_axis else None
+        """The channels' axis (of the tensor as it is quantized), or None for one grid."""
+        if not self.per_axis:
+            return None
+        return self.axis if isinstance(self.axis, int) else -1
 
     def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, tf.Variable]:
         """Makes the layer weights `<name>_min`, `_max`, `_seen`, and one for each knob."""
@@ -105,24 +129,20 @@ class RoundingQuantizer(Quantizer):
         return weights
 
     def __call__(self, inputs: Any, training: Any, weights: Any, **kwargs: Any) -> tf.Tensor:
-        if _observers:
-            return _observers[-1](self, inputs, weights)
-        return smart_cond(
-            training,
-            lambda: self.train(inputs, weights),
-            lambda: self.infer(inputs, weights),
-        )
+        return quantize(self, inputs, training, weights)
 
     def infer(self, x: tf.Tensor, weights: dict[str, Any]) -> tf.Tensor:
         """x on the stored range's grid, by TensorFlow's op."""
-        exact = tf.cast(x, tf.float32)
-        return tf.cast(native_fake_quant(exact, self.grid(weights)), x.dtype)
+        exact, grid = tf.cast(self._joined(x), tf.float32), self.grid(weights)
+        on_grid = constant_fake_quant if self.as_constant else native_fake_quant
+        return _shaped_as(x, tf.cast(on_grid(exact, grid), x.dtype))
 
     def train(self, x: tf.Tensor, weights: dict[str, Any]) -> tf.Tensor:
         """Moves the range by this batch, then x on its grid by the Rounder."""
         ends = self._move_range(x, weights)
         grid = grid_from_range(ends[0], ends[1], self.bits, self.narrow_range, self.grid_axis)
-        return fake_quant(x, grid, self.rounder, **self._bound_state(weights))
+        y = fake_quant(self._joined(x), grid, self.rounder, **self.bound_state(weights))
+        return _shaped_as(x, y)
 
     def grid(self, weights: dict[str, Any]) -> Grid:
         """The grid over the stored range."""
@@ -131,7 +151,15 @@ class RoundingQuantizer(Quantizer):
 
     def measure(self, x: tf.Tensor) -> tf.Tensor:
         """This tensor's own ends, [lo, hi], as this quantizer would set them."""
+        x = self._joined(x)
         return measure(x, self.grid_axis, self.symmetric, self.bits, self.narrow_range)
+
+    def bypassed(self, x: Any) -> tf.Tensor:
+        """x as it is without quantization: held in a range that was given, else untouched."""
+        x = tf.convert_to_tensor(x)
+        if not isinstance(self.range, Fixed) or self.range.lo is None:
+            return x
+        return tf.clip_by_value(x, tf.cast(self.range.lo, x.dtype), tf.cast(self.range.hi, x.dtype))
 
     def set_range(self, weights: dict[str, Any], ends: Any) -> None:
         """Stores [lo, hi] as found by calibration; a moving average goes on from it slowly.
@@ -152,7 +180,8 @@ class RoundingQuantizer(Quantizer):
             "symmetric": self.symmetric,
             "per_axis": self.per_axis,
             "narrow_range": self.narrow_range,
-            "axis": self.axis,
+            "axis": self.axis if isinstance(self.axis, int) else list(self.axis),
+            "as_constant": self.as_constant,
         }
 
     def __eq__(self, other: object) -> bool:
@@ -171,13 +200,15 @@ class RoundingQuantizer(Quantizer):
             return old
         seen = tf.convert_to_tensor(weights["seen"])
         new = self.range.update(old, self.measure(tf.stop_gradient(x)), seen)
-        new = tf.where(tf.reduce_all(tf.math.is_finite(new)), new, old)  # one bad batch spoils none
+        good = tf.reduce_all(tf.math.is_finite(new))  # a bad batch spoils nothing, nor counts
+        new = tf.where(good, new, old)
         weights["min_var"].assign(new[0])
         weights["max_var"].assign(new[1])
-        weights["seen"].assign(seen + 1.0)
+        weights["seen"].assign(seen + tf.cast(good, seen.dtype))
         return new
 
-    def _bound_state(self, weights: dict[str, Any]) -> dict[str, tf.Tensor]:
+    def bound_state(self, weights: dict[str, Any]) -> dict[str, tf.Tensor]:
+        """The Rounder's knobs and random key as they are now, to be bound to it."""
         state = {knob: tf.convert_to_tensor(weights[knob]) for knob in self.rounder.knobs}
         if "key" in weights:
             state["key"] = weights["key"].assign_add([0, 1])
@@ -187,14 +218,22 @@ class RoundingQuantizer(Quantizer):
         given = isinstance(self.range, Fixed) and self.range.lo is not None
         return (self.range.lo, self.range.hi) if given else FIRST_GUESS  # type: ignore[union-attr,return-value,attr-defined]
 
+    def _joined(self, x: Any) -> tf.Tensor:
+        """x with the channels' axes, if they are several, joined into the last one."""
+        if not self.per_axis or isinstance(self.axis, int):
+            return x
+        kept = x.shape[: x.shape.rank - len(self.axis)]
+        return tf.reshape(x, [*kept, -1])
+
     def _channels(self, tensor_shape: Any, name: str) -> int:
-        channels = None if tensor_shape is None else tuple(tensor_shape)[self.axis]
-        if channels is None:
+        axes = (self.axis,) if isinstance(self.axis, int) else self.axis
+        sizes: list[Any] = [None if tensor_shape is None else tensor_shape[axis] for axis in axes]
+        if None in sizes:
             raise ValueError(
                 f"RoundingQuantizer: per_axis=True needs the size of axis {self.axis} of {name!r}, "
                 f"but its shape is {tensor_shape}. Use per_axis=False for activations."
             )
-        return int(channels)
+        return int(np.prod(sizes))
 
     def _key(self, layer: Any, name: str) -> tf.Variable:
         """The random key [seed, draws so far], its own for each tensor; saved, so resumable."""
@@ -209,6 +248,10 @@ class RoundingQuantizer(Quantizer):
             trainable=False,
             aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
         )
+
+
+def _shaped_as(x: Any, y: tf.Tensor) -> tf.Tensor:
+    return y if y.shape.rank == x.shape.rank else tf.reshape(y, x.shape)
 
 
 def is_first_guess(quantizer: RoundingQuantizer, weights: dict[str, tf.Variable]) -> bool:

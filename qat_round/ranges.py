@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
 
 from ._compat import tf
 from .rounding import nearest
+from .rounding.base import real
 
 FIRST_GUESS = (-6.0, 6.0)  # TFMOT's; never used for numbers that ship
 
@@ -68,11 +70,13 @@ class MovingAverage(Range):
 
     Raises:
         ValueError: if decay is outside of its interval.
+        TypeError: if it is no number.
     """
 
     decay: float = 0.999
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "decay", real(self.decay, self, "decay"))
         if not 0.0 <= self.decay < 1.0:
             raise ValueError(f"MovingAverage: decay={self.decay} has to be in 0 <= decay < 1.")
 
@@ -99,7 +103,8 @@ class Fixed(Range):
         lo, hi: ends, real units, lo <= 0 <= hi and lo < hi; both or neither.
 
     Raises:
-        ValueError: if the ends do not enclose 0, or only one is given.
+        ValueError: if the ends do not enclose 0, are infinite, or only one is given.
+        TypeError: if they are no numbers.
     """
 
     lo: float | None = None
@@ -111,11 +116,13 @@ class Fixed(Range):
         if (self.lo is None) != (self.hi is None):
             raise ValueError(f"Fixed: give both ends or neither, not lo={self.lo}, hi={self.hi}.")
         if self.lo is not None and self.hi is not None:
-            enclosed = self.lo <= 0.0 <= self.hi and self.lo < self.hi
-            if not enclosed:
+            for end in ("lo", "hi"):
+                object.__setattr__(self, end, real(getattr(self, end), self, end))
+            finite = math.isfinite(self.lo) and math.isfinite(self.hi)
+            if not (finite and self.lo <= 0.0 <= self.hi and self.lo < self.hi):
                 raise ValueError(
-                    f"Fixed: lo={self.lo}, hi={self.hi} has to enclose 0 (lo <= 0 <= hi, lo < hi), "
-                    "because TFLite's grids hold 0 exactly."
+                    f"Fixed: lo={self.lo}, hi={self.hi} has to enclose 0 (lo <= 0 <= hi, lo < hi, "
+                    "both finite), because TFLite's grids hold 0 exactly."
                 )
 
     def update(self, old: tf.Tensor, new: tf.Tensor, seen: tf.Tensor) -> tf.Tensor:
@@ -149,7 +156,8 @@ def get_range(range_: str | Mapping[str, Any] | Range) -> Range:
     name = config.get("name")
     if name not in _RANGES:
         raise ValueError(
-            f"Unknown range {name!r}; allowed are {range_names()}.{nearest(str(name), range_names())}"
+            f"Unknown range {name!r}; allowed are {range_names()}."
+            f"{nearest(str(name), range_names())}"
         )
     settings = {k: v for k, v in config.items() if k != "name"}
     allowed = [f.name for f in dataclasses.fields(_RANGES[name])]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ class _Ramp:
 
     Raises:
         ValueError: if steps is less than 1 or an end is not finite.
+        TypeError: if an end is no number.
     """
 
     start: float
@@ -29,10 +31,14 @@ class _Ramp:
     steps: int
 
     def __post_init__(self) -> None:
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
+        whole = isinstance(self.steps, numbers.Integral) and not isinstance(self.steps, bool)
+        if not whole or self.steps < 1:
             raise ValueError(
                 f"{type(self).__name__}: steps={self.steps!r} has to be a whole number >= 1."
             )
+        object.__setattr__(self, "steps", int(self.steps))
+        for end in ("start", "stop"):
+            object.__setattr__(self, end, _number(getattr(self, end), type(self).__name__, end))
         if not (math.isfinite(self.start) and math.isfinite(self.stop)):
             raise ValueError(
                 f"{type(self).__name__}: start={self.start}, stop={self.stop} have to be finite; "
@@ -40,7 +46,9 @@ class _Ramp:
             )
 
     def __call__(self, step: int) -> float:
-        return self._between(min(max(step, 0) / self.steps, 1.0))
+        if step >= self.steps:
+            return self.stop  # exactly, which start + (stop - start) need not be
+        return self._between(max(int(step), 0) / self.steps)
 
     def _between(self, share: float) -> float:
         raise TypeError(f"{type(self).__name__} has to define _between(share).")
@@ -103,6 +111,7 @@ class piecewise:  # noqa: N801
 
     Raises:
         ValueError: if the numbers do not fit or the boundaries do not rise.
+        TypeError: if a boundary is no whole number or a value no number.
 
     Example:
         >>> [piecewise((2, 4), (1.0, 5.0, 9.0))(step) for step in (0, 2, 7)]
@@ -113,8 +122,11 @@ class piecewise:  # noqa: N801
     values: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "boundaries", tuple(self.boundaries))
-        object.__setattr__(self, "values", tuple(self.values))
+        if not all(isinstance(step, numbers.Integral) for step in self.boundaries):
+            raise TypeError(f"piecewise: boundaries={self.boundaries} have to be whole numbers.")
+        object.__setattr__(self, "boundaries", tuple(int(step) for step in self.boundaries))
+        values = tuple(_number(value, "piecewise", "values") for value in self.values)
+        object.__setattr__(self, "values", values)
         if len(self.values) != len(self.boundaries) + 1:
             raise ValueError(
                 f"piecewise: {len(self.boundaries)} boundaries need {len(self.boundaries) + 1} "
@@ -128,7 +140,17 @@ class piecewise:  # noqa: N801
 
     def get_config(self) -> dict[str, Any]:
         """Plain data from which `get` makes an equal schedule."""
-        return {"name": "piecewise", **dataclasses.asdict(self)}
+        return {
+            "name": "piecewise",
+            "boundaries": list(self.boundaries),
+            "values": list(self.values),
+        }
+
+
+def _number(value: Any, owner: str, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{owner}: {what}={value!r} has to be a number.")
+    return float(value)
 
 
 _SCHEDULES = {cls.__name__: cls for cls in (linear, cosine, exponential, piecewise)}
@@ -138,16 +160,25 @@ def get(config: Mapping[str, Any] | Any) -> Any:
     """A schedule from its config, or the callable itself.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: for an unknown name or setting.
+        TypeError: for what is neither.
 
     Example:
         >>> get(linear(0.0, 1.0, 10).get_config())
         linear(start=0.0, stop=1.0, steps=10)
     """
-    if not isinstance(config, Mapping):
+    if callable(config):
         return config
+    if not isinstance(config, Mapping):
+        raise TypeError(
+            f"A schedule is a function of the step, or a dict with a 'name' out of "
+            f"{sorted(_SCHEDULES)}, not {config!r}."
+        )
     settings = dict(config)
     name = settings.pop("name", None)
     if name not in _SCHEDULES:
         raise ValueError(f"Unknown schedule {name!r}; allowed are {sorted(_SCHEDULES)}.")
+    allowed = [field.name for field in dataclasses.fields(_SCHEDULES[name])]
+    if sorted(settings) != sorted(allowed):
+        raise ValueError(f"The schedule {name!r} takes {allowed}, not {sorted(settings)}.")
     return _SCHEDULES[name](**settings)

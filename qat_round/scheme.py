@@ -12,14 +12,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ._compat import (
+    ACTIVATIONS,
     CLUSTER_QUANTIZERS,
     PRUNE_QUANTIZERS,
     Default8BitQuantizeScheme,
     NoOpQuantizeConfig,
     QuantizeConfig,
     QuantizeLayer,
-    QuantizeRegistry,
     Quantizer,
+    QuantizeRegistry,
     QuantizeScheme,
     QuantizeWrapper,
     deserialize_object,
@@ -27,10 +28,10 @@ from ._compat import (
     quantizers,
     serialize_object,
 )
-from .preserve import ClusterPreservingQuantizer, PrunePreservingQuantizer
+from .preserve import PRESERVING, ClusterPreservingQuantizer, PrunePreservingQuantizer
 from .quantizers import RoundingQuantizer
 from .ranges import Fixed
-from .spec import LayerSpec, ModelSpec, TensorSpec
+from .spec import FLOAT, LayerSpec, ModelSpec, TensorSpec
 
 
 @keras.utils.register_keras_serializable(package="qat_round")
@@ -79,7 +80,7 @@ class RoundingConfig(QuantizeConfig):
     """
 
     def __init__(self, base_config: QuantizeConfig, spec: LayerSpec = LayerSpec()):  # noqa: B008
-        self.base_config = base_config
+        self.base_config = _with_lasting_weight_quantizer(base_config, spec)
         self.spec = spec
 
     def get_weights_and_quantizers(self, layer: Any) -> list[Any]:
@@ -109,14 +110,20 @@ class RoundingConfig(QuantizeConfig):
         return [swap(quantizer, self.spec.activations) for quantizer in outputs]
 
     def get_config(self) -> dict[str, Any]:
-        return {
+        config = {
             "base_config": serialize_object(self.base_config),
             "spec": self.spec.get_config(),
         }
+        weight_quantizer = getattr(self.base_config, "weight_quantizer", None)
+        if isinstance(weight_quantizer, PRESERVING):
+            config["weight_quantizer"] = serialize_object(weight_quantizer)
+        return config
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> RoundingConfig:
         base = deserialize_object(config["base_config"])
+        if "weight_quantizer" in config:
+            base.weight_quantizer = deserialize_object(config["weight_quantizer"])
         return cls(base, LayerSpec.from_config(config["spec"]))
 
     def __eq__(self, other: object) -> bool:
@@ -161,6 +168,10 @@ class RoundingScheme(QuantizeScheme):
             )
         self.spec = as_model_spec(spec, **settings)
 
+    def spec_of(self, layer: Any) -> LayerSpec:
+        """The spec for a float layer."""
+        return self.spec.for_layer(layer.name, class_names(layer))
+
     def get_layout_transformer(self) -> Any:
         return _RoundingTransform(self)
 
@@ -195,7 +206,7 @@ class _RoundingTransform:
         lifted = _lift_markers(layer_quantize_map)
         spec_of = self._specs(model, lifted)
         transformed, entries = self.base.apply(model, layer_quantize_map)
-        refused = []
+        refused: dict[Any, str] = {}
         for layer in transformed.layers:
             if isinstance(layer, QuantizeLayer):
                 entries.setdefault(layer.name, {})["quantizer"] = self._input(
@@ -203,10 +214,11 @@ class _RoundingTransform:
                 )
             elif layer.name in entries and not isinstance(layer, QuantizeWrapper):
                 entry = self._entry(layer, entries[layer.name], spec_of(layer))
-                refused += [layer] if entry is None else []
-                entries[layer.name] = entry or {}
+                why_not = objection(layer, entry.get("quantize_config"))
+                refused |= {layer: why_not} if why_not else {}
+                entries[layer.name] = entry
         if refused:
-            raise ValueError(unsupported_message(refused, transformed))
+            raise UnsupportedLayers(refused)
         return transformed, entries
 
     def _specs(self, model: Any, lifted: dict[str, LayerSpec]) -> Callable[[Any], LayerSpec]:
@@ -215,19 +227,19 @@ class _RoundingTransform:
         def spec_of(layer: Any) -> LayerSpec:
             spec = self.spec.for_layer(layer.name, class_names(layer))
             marked = lifted.get(layer.name)
-            return spec if marked is None else marked.over(self.spec.default)
+            return spec if marked is None else marked.over(spec)
 
         return spec_of
 
-    def _entry(self, layer: Any, entry: dict[str, Any], spec: LayerSpec) -> dict[str, Any] | None:
-        """The map's entry with our config, or None if nobody knows how to quantize the layer."""
+    def _entry(self, layer: Any, entry: dict[str, Any], spec: LayerSpec) -> dict[str, Any]:
+        """The map's entry with our config, or with none if nobody knows how."""
         config = entry.get("quantize_config")
         if config is None and self.registry.supports(layer):
             config = self.registry.get_quantize_config(layer)
-        if config is None and spec.weights is None and spec.activations is None:
+        if config is None and spec == FLOAT:
             config = NoOpQuantizeConfig()
         if config is None:
-            return None
+            return entry
         return {**entry, "quantize_config": RoundingConfig(copy.deepcopy(config), spec)}
 
     def _input(self, layer: Any, entries: dict[str, Any], spec_of: Any) -> dict[str, Any] | None:
@@ -241,6 +253,20 @@ class _RoundingTransform:
         if quantizer is None or spec is None:
             return None
         return serialize_object(swap(quantizer, spec))
+
+
+def _with_lasting_weight_quantizer(config: QuantizeConfig, spec: LayerSpec) -> QuantizeConfig:
+    """The config with our quantizer for pruned or clustered weights, if it has one.
+
+    TFMOT's configs do not mention it in `get_config`, so it would be lost with the first save; and
+    one is shared by all layers, though each layer has clusters of its own.
+    """
+    quantizer = getattr(config, "weight_quantizer", None)
+    if spec.weights is None or not isinstance(quantizer, PRUNE_QUANTIZERS + CLUSTER_QUANTIZERS):
+        return config
+    lasting = copy.copy(config)
+    lasting.weight_quantizer = swap(quantizer, spec.weights)
+    return lasting
 
 
 def _lift_markers(layer_quantize_map: dict[str, Any]) -> dict[str, LayerSpec]:
@@ -280,8 +306,9 @@ def swap(quantizer: Quantizer, spec: TensorSpec) -> Quantizer:
         "per_axis": getattr(quantizer, "per_axis", False),
         "narrow_range": quantizer.narrow_range,
     }
-    settings |= spec.given()
-    return cls(**settings) if cls is RoundingQuantizer else cls(quantizer, **settings)
+    if cls is ClusterPreservingQuantizer:
+        settings["preserve_sparsity"] = quantizer.preserve_sparsity
+    return cls(**(settings | spec.given()))
 
 
 def _kind(quantizer: Quantizer) -> tuple[type[RoundingQuantizer], Any] | None:
@@ -304,15 +331,48 @@ def _kind(quantizer: Quantizer) -> tuple[type[RoundingQuantizer], Any] | None:
 _TFMOT = "tensorflow_model_optimization"
 
 
-def unsupported_message(layers: list[Any], model: Any) -> str:
-    """Names every layer that cannot be quantized, and what to do about each."""
-    lines = [f"  {layer.name} ({type(layer).__name__}): {_advice(layer)}" for layer in layers]
-    return (
-        f"{len(layers)} of the model's {len(model.layers)} layers cannot be quantized:\n"
-        + "\n".join(lines)
-        + '\nLeave a layer in float with overrides={"<its name>": qr.FLOAT}, or annotate it with a '
-        "QuantizeConfig of your own."
+class UnsupportedLayers(ValueError):  # noqa: N818
+    """Names every layer that cannot be quantized, and what to do about each.
+
+    Args:
+        reasons: {layer, or the part of a graph that stands for it: why}.
+    """
+
+    def __init__(self, reasons: Mapping[Any, str]):
+        self.reasons = dict(reasons)
+        lines = [
+            f"  {layer.name} ({getattr(layer, 'cls', type(layer)).__name__}): {why}"
+            for layer, why in reasons.items()
+        ]
+        super().__init__(
+            f"{len(lines)} of the model's layers cannot be quantized:\n"
+            + "\n".join(lines)
+            + '\nLeave a layer in float with overrides={"<its name>": qr.FLOAT}, or annotate it '
+            "with a QuantizeConfig of your own."
+        )
+
+
+def why_unmarkable(layer: Any) -> str:
+    """Why TFMOT cannot even mark a layer to be quantized, or nothing if it can."""
+    is_operator = isinstance(layer, keras.layers.Lambda) or type(layer).__name__.endswith(
+        "OpLambda"
     )
+    return _advice(layer) if is_operator or isinstance(layer, keras.Model) else ""
+
+
+def objection(layer: Any, config: QuantizeConfig | None) -> str:
+    """Why TFMOT cannot quantize a layer by a config, or nothing if it can."""
+    if config is None:
+        return _advice(layer)
+    try:
+        config.get_output_quantizers(layer)
+        activations = [activation for activation, _ in config.get_activations_and_quantizers(layer)]
+    except ValueError as error:
+        activation = getattr(getattr(layer, "activation", None), "__name__", None)
+        return f"TFMOT does not know the activation {activation}" if activation else str(error)
+    names = [getattr(a, "__name__", type(a).__name__) for a in activations]
+    unknown = [name for name in names if name not in ACTIVATIONS]
+    return f"TFMOT does not know the activation {', '.join(unknown)}" if unknown else ""
 
 
 def _advice(layer: Any) -> str:

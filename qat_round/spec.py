@@ -32,6 +32,7 @@ class TensorSpec:
 
     Raises:
         ValueError: for bits outside of 2..16, an unknown rounder or range.
+        TypeError: for a flag that is no bool.
 
     Example:
         >>> TensorSpec(bits=4, rounder="sine").rounder
@@ -52,6 +53,11 @@ class TensorSpec:
             object.__setattr__(self, "rounder", get(self.rounder))
         if self.range is not None:
             object.__setattr__(self, "range", get_range(self.range))
+        for flag in ("symmetric", "per_axis", "narrow_range"):
+            if not isinstance(getattr(self, flag), bool | None):
+                raise TypeError(
+                    f"TensorSpec: {flag}={getattr(self, flag)!r} has to be True, False or None."
+                )
 
     def over(self, base: TensorSpec) -> TensorSpec:
         """This spec, with `base` where this one says nothing."""
@@ -63,9 +69,11 @@ class TensorSpec:
         return {name: value for name, value in fields.items() if value is not None}
 
     def get_config(self) -> dict[str, Any]:
-        """Plain data: only what is given, so it fits TOML too."""
+        """Plain data: only what is given, so it fits TOML too (which has no null)."""
         return {
-            name: value.get_config() if isinstance(value, (Rounder, Range)) else value
+            name: _without_none(value.get_config())
+            if isinstance(value, (Rounder, Range))
+            else value
             for name, value in self.given().items()
         }
 
@@ -89,6 +97,11 @@ def tensor_spec(given: Any, what: str) -> TensorSpec | None:
         f"{what}={given!r} is a {type(given).__name__}; give a rounder's name out of {names()}, "
         "a qr.Rounder, a qr.TensorSpec, or None for float."
     )
+
+
+def _without_none(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings that are given; None is the default of every one that takes it."""
+    return {name: value for name, value in config.items() if value is not None}
 
 
 def _only(config: Mapping[str, Any], allowed: Iterable[str], owner: str) -> None:
@@ -209,6 +222,11 @@ class ModelSpec:
         _only(config, ("default", "overrides"), "ModelSpec")
         pairs = []
         for entry in config.get("overrides", ()):
+            if "layers" not in entry:
+                raise ValueError(
+                    f"ModelSpec: the override {dict(entry)} needs the key 'layers': a layer name "
+                    "pattern such as 'dense_*', or 'class:Dense'."
+                )
             rest = {k: v for k, v in entry.items() if k != "layers"}
             pairs.append((entry["layers"], LayerSpec.from_config(rest)))
         return cls(LayerSpec.from_config(config.get("default", {})), tuple(pairs))
@@ -217,7 +235,9 @@ class ModelSpec:
 def _over(spec: TensorSpec | None, base: TensorSpec | None) -> TensorSpec | None:
     if spec is None:
         return None
-    return spec if base is None else spec.over(base)
+    if base is None:
+        return spec if spec.given() else None
+    return spec.over(base)
 
 
 def _override(key: Any, spec: Any) -> tuple[str, LayerSpec]:

@@ -131,7 +131,7 @@ def _of_wrapper(layer: Any) -> Iterator[QuantizedTensor]:
             yield QuantizedTensor(layer, name, quantizer, weights, variable)
     for activation in layer._quantize_activations:
         for name in ("pre_activation", "post_activation"):
-            weights = getattr(activation, f"_{name}_vars", None)
+            weights = getattr(activation, f"_{name}_vars", {})
             if _has_range(weights):
                 yield QuantizedTensor(layer, name, activation.quantizer, weights, None)
     if layer._output_quantizers and _has_range(layer._output_quantizer_vars):
@@ -146,6 +146,8 @@ def _has_range(weights: Any) -> bool:
 def _why_float(layer: Any) -> str:
     if not isinstance(layer, QuantizeWrapper):
         return "" if type(layer).__name__ in ("InputLayer", "QuantizeLayer") else "not annotated"
+    if getattr(layer.quantize_config, "why", ""):
+        return layer.quantize_config.why
     spec = getattr(layer.quantize_config, "spec", None)
     if spec is not None and spec.weights is None and spec.activations is None:
         return "asked for (qr.FLOAT)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -47,27 +48,29 @@ class TFLiteFile:
 
     def __init__(self, tflite: bytes | str | os.PathLike[str]):
         self.content = read_bytes(tflite)
-        model = _parse(self.content)
-        graph = model.subgraphs[0]
-        names = builtin_operator_names()
-        codes = [_operator_name(code, names) for code in model.operatorCodes]
-        types = tensor_type_names()
-        self.tensors = [_tensor(tensor, types) for tensor in graph.tensors]
-        self.operators = [
-            Operator(codes[op.opcodeIndex], tuple(op.inputs), tuple(op.outputs))
-            for op in graph.operators
-        ]
-        self.inputs = tuple(int(i) for i in graph.inputs)
-        self.outputs = tuple(int(i) for i in graph.outputs)
+        _check_identifier(self.content)
+        with _damaged(self.content):
+            interpreter(self.content)  # runs TFLite's own verifier
+            model = read_flatbuffer(self.content)
+            self._graphs = [_graph(graph, model.operatorCodes) for graph in model.subgraphs]
+        main = model.subgraphs[0]
+        self.tensors, self.operators = self._graphs[0]
+        self.inputs = tuple(int(i) for i in main.inputs)
+        self.outputs = tuple(int(i) for i in main.outputs)
 
     def float_operators(self) -> dict[str, int]:
         """Operators that compute in float, besides QUANTIZE and DEQUANTIZE -> how many."""
-        found = [op.name for op in self.operators if op.name not in _CASTS and self._in_float(op)]
+        found = [
+            op.name
+            for tensors, operators in self._graphs
+            for op in operators
+            if op.name not in _CASTS and _in_float(op, tensors)
+        ]
         return dict(collections.Counter(found))
 
     def tensor_types(self) -> dict[str, int]:
         """Tensor types -> how many tensors."""
-        return dict(collections.Counter(tensor.type for tensor in self.tensors))
+        return dict(collections.Counter(t.type for tensors, _ in self._graphs for t in tensors))
 
     def producer(self, tensor: int) -> Operator | None:
         """The operator that makes a tensor, or None for inputs and constants."""
@@ -79,10 +82,6 @@ class TFLiteFile:
         if self.tensors[tensor].scales.size or made_by is None or made_by.name not in _CASTS:
             return tensor
         return self.quantized_source(made_by.inputs[0])
-
-    def _in_float(self, op: Operator) -> bool:
-        touched = [i for i in (*op.inputs, *op.outputs) if i >= 0]
-        return any(self.tensors[i].type in _FLOATS for i in touched)
 
 
 class Runner:
@@ -98,7 +97,12 @@ class Runner:
             file.content, experimental_preserve_all_tensors=keep_all, **options
         )
         self._batch: tuple[tuple[int, ...], ...] | None = None
-        self.inputs, self.outputs = self._details()
+        with _damaged(file.content):
+            self.inputs, self.outputs = self._details()
+
+    def input_shape(self, name: str) -> tuple[int | None, ...]:
+        """An input's shape, None where any size will do."""
+        return tuple(None if n < 0 else int(n) for n in self.inputs[name]["shape_signature"])
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Runs one batch, {input name: array}; outputs in the order of `self.outputs`."""
@@ -172,16 +176,36 @@ def sliced(arrays: Mapping[str, np.ndarray], batch_size: int) -> Iterator[dict[s
         yield {name: array[start : start + batch_size] for name, array in arrays.items()}
 
 
-def _parse(content: bytes) -> Any:
+def _check_identifier(content: bytes) -> None:
     if content[4:8] != b"TFL3":
         raise ValueError(
             f"This is no .tflite: its identifier is {content[4:8]!r}, not b'TFL3' "
             f"({len(content)} bytes). Give the bytes or the path of a converted model."
         )
+
+
+@contextlib.contextmanager
+def _damaged(content: bytes) -> Iterator[None]:
+    """Turns whatever a broken file makes TFLite and its parser raise into one clear error."""
     try:
-        return read_flatbuffer(content)
+        yield
     except Exception as error:
         raise ValueError(f"The .tflite is damaged ({len(content)} bytes): {error}") from error
+
+
+def _graph(graph: Any, operator_codes: Any) -> tuple[list[TensorInfo], list[Operator]]:
+    names, types = builtin_operator_names(), tensor_type_names()
+    codes = [_operator_name(code, names) for code in operator_codes]
+    operators = [
+        Operator(codes[op.opcodeIndex], tuple(op.inputs), tuple(op.outputs))
+        for op in graph.operators
+    ]
+    return [_tensor(tensor, types) for tensor in graph.tensors], operators
+
+
+def _in_float(op: Operator, tensors: list[TensorInfo]) -> bool:
+    touched = [i for i in (*op.inputs, *op.outputs) if i >= 0]
+    return any(tensors[i].type in _FLOATS for i in touched)
 
 
 def _operator_name(code: Any, names: Mapping[int, str]) -> str:

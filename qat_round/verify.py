@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from ._compat import QuantizeWrapper, keras, tf
-from .calibrate import batches, model_inputs
+from .calibrate import batches, check_fit, model_inputs, numeric
 from .quantizers import RoundingQuantizer, observing
 from .tflite_file import Runner, TFLiteFile, sliced
 
 WITHIN_ONE, FURTHEST = 0.99, 3.0  # what `ok` asks of the outputs
 LOGITS_WITHIN_ONE, LOGITS_FURTHEST = 0.999, 2.0  # and of what goes into a closing softmax
+_VERB = "verify_tflite"
 _TIE = 1e-3  # a float comparison's slack, in steps
 _SQUASHING = {"SOFTMAX": "softmax", "LOGISTIC": "sigmoid"}
 
@@ -142,10 +143,10 @@ def verify_tflite(
     """Compares a `.tflite`, run by the real interpreter, with the Keras model it came from.
 
     Args:
-        model_or_outputs: the quantized model, or its outputs for these inputs (an array, or a list
-            or dict of arrays).
+        model_or_outputs: the quantized model, or its outputs for these inputs (an array; several
+            as a dict by the file's names).
         tflite: the file's bytes or path; float32, int8 or uint8 inputs and outputs.
-        inputs: real-valued inputs: an array, or a list or dict of arrays.
+        inputs: real-valued inputs: an array, or a dict by name; with a model also a list.
         batch_size: how many samples run at once.
         allow_float: whether float operators in the file are meant to be there.
 
@@ -160,9 +161,10 @@ def verify_tflite(
     model = model_or_outputs if isinstance(model_or_outputs, keras.Model) else None
     runner = Runner(file, keep_all=model is not None)
     squashed = _squashed(file, runner) if model is not None else {}
-    named = _named_inputs(model, list(runner.inputs), inputs, batch_size)
+    named = _named_inputs(model, runner, inputs, batch_size)
+    our_logits: list[np.ndarray | None] = []
     if model is None:
-        ours, our_logits = _as_list(model_or_outputs, list(runner.outputs)), {}
+        ours = _listed(model_or_outputs, list(runner.outputs), "outputs")
     else:
         ours, our_logits = _keras_outputs(model, named, batch_size, bool(squashed))
     theirs, their_logits = _tflite_outputs(runner, named, batch_size, squashed)
@@ -199,33 +201,52 @@ def _squashed(file: TFLiteFile, runner: Runner) -> dict[str, int]:
 
 
 def _named_inputs(
-    model: Any, names: list[str], inputs: Any, batch_size: int
+    model: Any, runner: Runner, inputs: Any, batch_size: int
 ) -> dict[str, np.ndarray]:
-    """{input name in the file: array}."""
-    if model is not None:
-        arrays = model_inputs(model, inputs, "verify_tflite")
-        list(batches(model, arrays, batch_size, "verify_tflite"))  # refuses what does not fit
-        order = _in_order(model.input_names, names, "inputs")
-        return dict(zip(order, arrays, strict=True))
-    if isinstance(inputs, Mapping):
-        return {name: np.asarray(inputs[name]) for name in names}
-    arrays = [np.asarray(a) for a in (inputs if isinstance(inputs, (list, tuple)) else [inputs])]
+    """{input name in the file: array}, each checked."""
+    names = list(runner.inputs)
+    if model is None:
+        arrays = _listed(inputs, names, "inputs")
+    else:
+        arrays = model_inputs(model, inputs, _VERB)
+        list(batches(model, arrays, batch_size, _VERB))  # refuses what does not fit
+        names = _in_order(model.input_names, names, "inputs")
+    named = dict(zip(names, arrays, strict=True))
+    for name, array in named.items():
+        check_fit(array, name, runner.input_shape(name), _VERB)
+    if not all(map(len, named.values())):
+        raise ValueError(f"{_VERB}: the inputs are empty; some samples are needed to compare.")
+    return named
+
+
+def _listed(given: Any, names: list[str], what: str) -> list[np.ndarray]:
+    """Arrays in the order of the names, from an array, a list or a dict."""
+    if isinstance(given, Mapping):
+        missing = [name for name in names if name not in given]
+        if missing:
+            raise ValueError(f"{_VERB}: the {what} lack {missing}; given are {list(given)}.")
+        given = [given[name] for name in names]
+    elif len(names) > 1:
+        raise ValueError(
+            f"{_VERB}: the file has several {what}, {names}, in an order that need not be the "
+            "model's. Give a dict by these names."
+        )
+    arrays = [numeric(a, _VERB) for a in (given if isinstance(given, (list, tuple)) else [given])]
     if len(arrays) != len(names):
-        raise ValueError(f"verify_tflite: {len(arrays)} inputs given, the file has {names}.")
-    return dict(zip(names, arrays, strict=True))
+        raise ValueError(f"{_VERB}: {len(arrays)} {what} given, the file has {names}.")
+    return arrays
 
 
 def _in_order(wanted: list[str] | None, names: list[str], what: str) -> list[str]:
     """The file's names in the model's order: by name where they agree, else as they stand."""
-    if wanted is None or len(wanted) != len(names):
+    if wanted is None:
         return names
+    if len(wanted) != len(names):
+        raise ValueError(
+            f"{_VERB}: the model has the {what} {list(wanted)}, the file {names}; it is the file "
+            "of another model."
+        )
     return list(wanted) if set(wanted) == set(names) else names
-
-
-def _as_list(outputs: Any, names: list[str]) -> list[np.ndarray]:
-    if isinstance(outputs, Mapping):
-        return [np.asarray(outputs[name]) for name in names]
-    return [np.asarray(a) for a in (outputs if isinstance(outputs, (list, tuple)) else [outputs])]
 
 
 def _keras_outputs(
@@ -243,7 +264,7 @@ def _keras_outputs(
 
 
 def _inference(model: Any, with_logits: bool) -> tuple[Any, list[int | None]]:
-    """A compiled forward pass that gives the outputs and the logits behind them, and which is whose.
+    """A compiled forward pass for outputs and the logits behind them, and which logits are whose.
 
     Logits are what the quantizer in front of a squashing activation gives, or what goes into a
     squashing layer.
@@ -276,7 +297,7 @@ def _inference(model: Any, with_logits: bool) -> tuple[Any, list[int | None]]:
 
 
 def _logit_source(model: Any, output_name: str) -> Any:
-    """The weights of the quantizer before the activation, or the tensor before the layer, or None."""
+    """The quantizer's weights before the activation, or the tensor before the layer, or None."""
     layer = model.get_layer(output_name)
     inner = layer.layer if isinstance(layer, QuantizeWrapper) else layer
     if isinstance(inner, (keras.layers.Softmax, keras.layers.Activation)):

@@ -6,7 +6,7 @@ The order of the imports is the order of `names()`.
 # ruff: noqa: I001
 
 from .base import Rounder, hard_round
-from .registry import get, names, nearest, register, round
+from .registry import get, names, nearest, register, round  # noqa: A004
 from .step_curves import RampRound, SigmoidRound
 from .wave_curves import FourierRound, SineRound
 from .identity_gradients import ExpectedRound, StochasticRound, StraightThrough

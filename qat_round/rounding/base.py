@@ -1,13 +1,15 @@
 """The `Rounder`: moves numbers, in units of grid steps, to the grid, and says how gradients pass.
 
-A method gives one curve, `soft`, and where autodiff is not what is wanted (or not the fastest) a
-`pull_back`. Everything else, hard values, dtypes, training and inference, is common and here.
+A method gives one curve, `soft`; where its gradient is that of another curve a `surrogate`, and
+where autodiff is not the fastest a `pull_back`. Everything else, hard values, dtypes, training and
+inference, is common and here.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import numbers
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -30,8 +32,8 @@ class Rounder:
     """Base of all rounding methods.
 
     A subclass is a frozen dataclass whose fields are its settings; it defines `soft`, and may
-    define `pull_back`. `qr.register("name")` makes it known by name; `qr.testing.check_rounder`
-    tells whether it keeps the laws.
+    define `surrogate` and `pull_back`. `qr.register("name")` makes it known by name;
+    `qr.testing.check_rounder` tells whether it keeps the laws.
 
     Call it as `rounder(x, training=True)`. Unit of x and y: steps. Shape and dtype: as x.
 
@@ -48,7 +50,7 @@ class Rounder:
 
     Raises:
         ValueError: if `forward` is neither.
-        TypeError: on call, if x is not of a float dtype.
+        TypeError: if a knob is no number; on call, if x is not of a float dtype.
     """
 
     forward: str = dataclasses.field(default="soft", kw_only=True)
@@ -56,13 +58,15 @@ class Rounder:
     name: ClassVar[str] = ""
     knobs: ClassVar[tuple[str, ...]] = ()  # float fields that may be annealed while training
     hard_limits: ClassVar[Mapping[str, Any]] = {}  # settings under which `soft` is hard rounding
-    needs_key: ClassVar[bool] = False  # draws random numbers: `bind(key=...)` gives two int32
+    needs_key: ClassVar[bool] = False  # draws random numbers: `bind(key=...)` gives two int64
 
     def __post_init__(self) -> None:
         if self.forward not in FORWARDS:
             raise ValueError(
                 f"{type(self).__name__}: forward={self.forward!r} is not one of {FORWARDS}."
             )
+        for knob in self.knobs:
+            object.__setattr__(self, knob, real(getattr(self, knob), self, knob))
 
     @property
     def exempt(self) -> Mapping[str, str]:
@@ -78,18 +82,29 @@ class Rounder:
         """The method's own value while training; x in steps, float32 or float64."""
         raise TypeError(f"{type(self).__name__} has to define soft(x).")
 
+    def surrogate(self, x: tf.Tensor) -> tf.Tensor:
+        """The curve whose derivative the gradient is: `soft` unless a method says otherwise."""
+        return self.soft(x)
+
     def pull_back(self, x: tf.Tensor, dy: tf.Tensor) -> tf.Tensor:
-        """dL/dx from dL/dy; by autodiff of `soft` unless a method says otherwise."""
+        """dL/dx from dL/dy, by autodiff of `surrogate`; a method may give the same faster."""
         with tf.GradientTape() as tape:
             tape.watch(x)
-            y = self.soft(x)
+            y = self.surrogate(x)
         return tape.gradient(y, x, output_gradients=dy, unconnected_gradients="zero")
 
     def value(self, x: tf.Tensor) -> tf.Tensor:
         """The value while training: `soft` or hard, as `forward` says."""
         return hard_round(x) if self.is_hard else self.soft(x)
 
-    def bind(self, **state: Any) -> "Rounder":
+    def draw_key(self) -> tf.Tensor:
+        """The random key where none is given: from the `seed`, or TensorFlow's own state."""
+        seed = getattr(self, "seed", None)
+        if seed is None:
+            return tf.random.uniform([2], tf.int64.min, tf.int64.max, tf.int64)
+        return tf.constant([seed, 0], tf.int64)
+
+    def bind(self, **state: Any) -> Rounder:
         """A copy whose knobs (or random key) are tensors; they are not checked again."""
         bound = copy.copy(self)
         for field, tensor in state.items():
@@ -112,7 +127,7 @@ class Rounder:
         return {"name": self.name, **nested}
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "Rounder":
+    def from_config(cls, config: Mapping[str, Any]) -> Rounder:
         """The Rounder that `get_config` described."""
         return cls(**{k: v for k, v in config.items() if k != "name"})
 
@@ -141,7 +156,38 @@ def _exact(x: tf.Tensor) -> tf.Tensor:
     return tf.cast(held, tf.float64 if x.dtype == tf.float64 else tf.float32)
 
 
+def tensor(knob: Any, dtype: tf.DType) -> tf.Tensor:
+    """A knob in a dtype, in full: `tf.cast` makes a Python float a float32 first."""
+    return tf.cast(knob, dtype) if tf.is_tensor(knob) else tf.constant(knob, dtype)
+
+
 def require(condition: bool, owner: object, message: str) -> None:
     """Raises a ValueError in the words of the class whose setting is wrong."""
     if not condition:
         raise ValueError(f"{type(owner).__name__}: {message}")
+
+
+def real(value: Any, owner: object, name: str) -> float:
+    """A setting as a plain float, so that it can be compared and written to a file.
+
+    Raises:
+        TypeError: if it is no number.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{type(owner).__name__}: {name}={value!r} has to be a number.")
+    return float(value)
+
+
+def whole(value: Any, owner: object, name: str, least: int) -> int:
+    """A setting as a plain int.
+
+    Raises:
+        ValueError: if it is no whole number, or less than `least`.
+    """
+    integral = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    require(
+        integral and value >= least,
+        owner,
+        f"{name}={value!r} has to be a whole number >= {least}.",
+    )
+    return int(value)

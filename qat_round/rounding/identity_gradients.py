@@ -7,12 +7,16 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from .._compat import tf
-from .base import Rounder, hard_round, require
+from .base import Rounder, hard_round, require, whole
+from .draws import even_draws
 from .registry import register
 
 
 class _IdentityGradient(Rounder):
     """dy/dx = 1."""
+
+    def surrogate(self, x: tf.Tensor) -> tf.Tensor:
+        return tf.identity(x)
 
     def pull_back(self, x: tf.Tensor, dy: tf.Tensor) -> tf.Tensor:
         return dy
@@ -68,7 +72,7 @@ class StochasticRound(_IdentityGradient):
         forward: "soft", or "hard" which makes it the straight-through estimator.
 
     Raises:
-        ValueError: if seed is neither.
+        ValueError: if seed is neither, or does not fit into 64 bits.
 
     Example:
         >>> up = StochasticRound(seed=1)(tf.fill([10_000], 0.3))
@@ -85,29 +89,23 @@ class StochasticRound(_IdentityGradient):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        whole = isinstance(self.seed, int) and not isinstance(self.seed, bool)
-        require(
-            self.seed is None or whole,
-            self,
-            f"seed={self.seed!r} has to be a whole number or None.",
-        )
+        if self.seed is not None:
+            object.__setattr__(self, "seed", whole(self.seed, self, "seed", least=-(2**63)))
+            require(self.seed < 2**63, self, f"seed={self.seed} does not fit into 64 bits.")
 
     @property
     def exempt(self) -> Mapping[str, str]:
         reasons = {"hard_limit": "it rounds by chance, not to the nearest"}
         if self.seed is None:
-            reasons |= dict.fromkeys(("cells", "graph"), "without a seed each call draws anew")
+            reasons |= dict.fromkeys(
+                ("cells", "graph", "repeatable"), "without a seed each call draws anew"
+            )
         return reasons
 
     def soft(self, x: tf.Tensor) -> tf.Tensor:
         below = tf.floor(x)
-        return below + tf.cast(self._draw(x) < x - below, x.dtype)
-
-    def _draw(self, x: tf.Tensor) -> tf.Tensor:
-        if self.key is None and self.seed is None:
-            return tf.random.uniform(tf.shape(x), dtype=x.dtype)
-        key = self.key if self.key is not None else tf.constant([self.seed, 0], tf.int64)
-        return tf.random.stateless_uniform(tf.shape(x), seed=key, dtype=x.dtype)
+        key = self.draw_key() if self.key is None else self.key
+        return below + tf.cast(even_draws(key, x) < x - below, x.dtype)
 
 
 @register("ste")

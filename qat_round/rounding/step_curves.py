@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from .._compat import tf
-from .base import Rounder, require
+from .base import Rounder, require, tensor
+from .exponential import exp_of_minus
 from .registry import register
+from .trig import nearest_and_rest
 
 
 @register("sigmoid")
@@ -68,24 +70,29 @@ class SigmoidRound(Rounder):
         return {"integers": "without normalize the curve passes beside the integers"}
 
     def soft(self, x: tf.Tensor) -> tf.Tensor:
-        below = tf.floor(x)
-        z = self.slope * (x - below - self.center)
+        below, z = tf.floor(x), self._from_center(x)
         if not self.normalize:
             return below + tf.sigmoid(z)
         low, high = self._ends(x)
-        return below + (tf.tanh(0.5 * z) - low) / (high - low)
+        return below + (tf.tanh(0.5 * z) - low) * (1.0 / (high - low))
 
     def pull_back(self, x: tf.Tensor, dy: tf.Tensor) -> tf.Tensor:
-        e = tf.exp(-tf.abs(self.slope * (x - tf.floor(x) - self.center)))
-        scale = tf.cast(self.slope, x.dtype)
+        e = exp_of_minus(tf.abs(self._from_center(x)))
+        scale = tensor(self.slope, x.dtype)
         if self.normalize:
             low, high = self._ends(x)
-            scale = scale * 2.0 / (high - low)
+            scale = scale * (2.0 / (high - low))
         return dy * (scale * e / tf.square(1.0 + e))
+
+    def _from_center(self, x: tf.Tensor) -> tf.Tensor:
+        """k(r-c), from the nearest integer: x - floor(x) is rounded where x is just below 0."""
+        _, rest = nearest_and_rest(x)
+        center = tensor(self.center, x.dtype)
+        return self.slope * (rest - tf.where(rest < 0.0, center - 1.0, center))
 
     def _ends(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """tanh(z/2) at the cell's two ends."""
-        slope, center = tf.cast(self.slope, x.dtype), tf.cast(self.center, x.dtype)
+        slope, center = tensor(self.slope, x.dtype), tensor(self.center, x.dtype)
         return tf.tanh(-0.5 * slope * center), tf.tanh(0.5 * slope * (1.0 - center))
 
 

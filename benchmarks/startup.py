@@ -1,0 +1,124 @@
+"""How long one waits: import, quantize, calibrate, predict, export, load, verify.
+
+    python benchmarks/startup.py                          both MobileNets and the small net
+    python benchmarks/startup.py --nets small --samples 64
+
+Import is timed in new processes; stock TFMOT's figures stand beside ours where it has the verb.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+from nets import NETS, images
+from timing import interleaved, save
+
+THEIRS = "import tensorflow, tf_keras, tensorflow_model_optimization"
+
+
+def main() -> None:
+    arguments = _arguments()
+    rows = [_imports(arguments.rounds)]
+    for net in arguments.nets:
+        rows += _verbs(net, arguments)
+        print(rows[-1], flush=True)
+    print(save(arguments.name, "Starting up: seconds", rows))
+
+
+def _imports(rounds: int) -> dict[str, Any]:
+    names = "from qat_round import rounding; rounding.names()"
+    codes = {"theirs": THEIRS, "ours": f"{THEIRS}, qat_round", "names": names}
+    times: dict[str, list[float]] = {name: [] for name in codes}
+    for _ in range(rounds):
+        for name, code in codes.items():
+            begin = time.perf_counter()
+            environment = "import os; os.environ['TF_USE_LEGACY_KERAS'] = '1'; "
+            subprocess.run(
+                [sys.executable, "-c", environment + code], capture_output=True, check=True
+            )
+            times[name].append(time.perf_counter() - begin)
+    stock, ours = statistics.median(times["theirs"]), statistics.median(times["ours"])
+    return {"net": "", "verb": "import", "ours": ours, "stock": stock, "ratio": ours / stock}
+
+
+def _verbs(net: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    import tensorflow as tf
+    import tensorflow_model_optimization as tfmot
+
+    import qat_round as qr
+
+    float_model, (x, _) = NETS[net](), images(arguments.samples)
+    ours, stock = qr.quantize_model, tfmot.quantization.keras.quantize_model
+    rows = [_row(net, "quantize", lambda: ours(float_model), lambda: stock(float_model), arguments)]
+    q, s = ours(float_model), stock(float_model)
+    rows.append(_row(net, "calibrate", lambda: qr.calibrate(q, x), None, arguments))
+    rows.append(_row(net, "predict", *(_prediction(m, x) for m in (q, s)), arguments))
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(pathlib.Path(folder) / "model")
+        convert = lambda: _converted(tf.lite.TFLiteConverter.from_keras_model(s))  # noqa: E731
+        export = lambda: qr.export_tflite(q, f"{path}.tflite", io="int8")  # noqa: E731
+        rows.append(_row(net, "export", export, convert, arguments))
+        rows.append(_row(net, "save", lambda: q.save(f"{path}.keras"), None, arguments))
+        rows.append(_row(net, "load", lambda: qr.load_model(f"{path}.keras"), None, arguments))
+        check = lambda: qr.verify_tflite(q, f"{path}.tflite", x)  # noqa: E731
+        loop = lambda: _bare_loop(f"{path}.tflite", x)  # noqa: E731
+        rows.append(_row(net, "verify (stock: interpreter alone)", check, loop, arguments))
+    return rows
+
+
+def _row(net: str, verb: str, ours: Callable, stock: Callable | None, arguments: Any) -> dict:
+    functions = {"ours": ours} | ({"stock": stock} if stock else {})
+    times = interleaved(functions, arguments.rounds, seconds=0.0)
+    row: dict[str, Any] = {"net": net, "verb": verb}
+    row |= {name: spent.median for name, spent in times.items()}
+    return row | ({"ratio": row["ours"] / row["stock"]} if stock else {})
+
+
+def _prediction(model: Any, x: Any) -> Callable[[], Any]:
+    return lambda: model.predict(x, batch_size=32, verbose=0)
+
+
+def _converted(converter: Any) -> bytes:
+    import tensorflow as tf
+
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    return converter.convert()
+
+
+def _bare_loop(path: str, x: Any, batch: int = 64) -> None:
+    """The interpreter on all samples, in batches, and nothing else."""
+    import numpy as np
+
+    from qat_round import _compat
+
+    interpreter = _compat.interpreter(pathlib.Path(path).read_bytes())
+    put, get = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    for begin in range(0, len(x), batch):
+        part = np.clip(x[begin : begin + batch] * 32.0, -128, 127).astype(np.int8)
+        interpreter.resize_tensor_input(put["index"], part.shape)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(put["index"], part)
+        interpreter.invoke()
+        interpreter.get_tensor(get["index"])
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    nets = ["small", "mobilenet_v2_0.35", "mobilenet_v2_1.0"]
+    parser.add_argument("--nets", nargs="+", default=nets, choices=list(NETS))
+    parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--name", default="startup", help="of the files in results/")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

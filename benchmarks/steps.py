@@ -1,0 +1,118 @@
+"""A whole training step: the float net, stock TFMOT, and ours by rounder.
+
+    python benchmarks/steps.py                                    the whole table (hours)
+    python benchmarks/steps.py --nets small --batches 8 --rounders ste sine
+
+Steady steps are interleaved in one process. The first step (tracing and compiling) and the peak of
+resident memory are each taken in a process of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+from nets import NETS, images
+from timing import in_new_process, interleaved, peak_bytes, save
+
+ROUNDERS = ["ste", "sigmoid", "ramp", "fourier", "sine", "expected", "stochastic"]
+SETTINGS: dict[str, dict[str, Any]] = {"sigmoid": {"slope": 10.0}}
+STEPS_TO_PEAK = 3
+
+
+def main() -> None:
+    arguments = _arguments()
+    if arguments.one:
+        print(json.dumps(_first_step_and_peak(*arguments.one)))
+        return
+    rows = []
+    for net in arguments.nets:
+        for batch in arguments.batches:
+            rows += measure(net, batch, _configs(arguments), arguments)
+            print(rows[-1], flush=True)
+    print(save(arguments.name, "Training steps", rows))
+
+
+def measure(net: str, batch: int, configs: list[str], arguments: Any) -> list[dict[str, Any]]:
+    """One row for each config; ratios to stock TFMOT."""
+    steps = {config: training_step(net, batch, config, arguments.jit) for config in configs}
+    times = interleaved(steps, arguments.rounds, seconds=0.0)
+    alone: dict[str, dict[str, Any]] = {config: {} for config in configs}
+    if not arguments.steady_only:
+        alone = {c: in_new_process("steps", "--one", net, batch, c) for c in configs}
+    stock, stock_alone = times["stock"].median, alone["stock"]
+    rows = []
+    for config in configs:
+        row = {"net": net, "batch": batch, "config": config, "step": str(times[config])}
+        row["step / stock"] = times[config].median / stock
+        for figure, value in alone[config].items():
+            row[figure] = value
+            if isinstance(value, float):
+                row[f"{figure} / stock"] = value / stock_alone[figure]
+        rows.append(row)
+    return rows
+
+
+def training_step(net: str, batch: int, config: str, jit: bool = False) -> Callable[[], Any]:
+    """One step of `fit` on the same batch again and again."""
+    import tensorflow as tf
+    import tf_keras as keras
+
+    model = _model(net, config)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(1e-3), loss, jit_compile=jit)
+    # a batch size that is not known beforehand, as in `fit`
+    data = tf.data.Dataset.from_tensor_slices(images(batch)).batch(batch).repeat()
+    run, iterator = model.make_train_function(), iter(data)
+    return lambda: run(iterator)
+
+
+def _model(net: str, config: str) -> Any:
+    model = NETS[net]()
+    if config == "float":
+        return model
+    if config == "stock":
+        import tensorflow_model_optimization as tfmot
+
+        return tfmot.quantization.keras.quantize_model(model)
+    import qat_round as qr
+
+    name, forward = config.split(", ")
+    rounder = qr.get(name, forward=forward, **SETTINGS.get(name, {}))
+    return qr.quantize_model(model, rounder=rounder)
+
+
+def _first_step_and_peak(net: str, batch: str, config: str) -> dict[str, float]:
+    step = training_step(net, int(batch), config)
+    begin = time.perf_counter()
+    step()
+    first = time.perf_counter() - begin
+    for _ in range(STEPS_TO_PEAK):
+        step()
+    return {"first step, s": first, "peak, GiB": peak_bytes() / 2**30}
+
+
+def _configs(arguments: argparse.Namespace) -> list[str]:
+    ours = [f"{name}, {forward}" for name in arguments.rounders for forward in arguments.forwards]
+    return ["float", "stock", *(c for c in ours if c != "ste, soft")]
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--nets", nargs="+", default=list(NETS), choices=list(NETS))
+    parser.add_argument("--batches", nargs="+", type=int, default=[8, 32])
+    parser.add_argument("--rounders", nargs="+", default=ROUNDERS)
+    parser.add_argument("--forwards", nargs="+", default=["soft", "hard"])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--jit", action="store_true", help="compile(jit_compile=True)")
+    parser.add_argument("--steady-only", action="store_true", help="no process for each config")
+    parser.add_argument("--name", default="steps", help="of the files in results/")
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

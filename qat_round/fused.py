@@ -1,0 +1,187 @@
+"""One pass over memory each way: the formulas of fake quantization, compiled where it pays.
+
+TensorFlow runs operation after operation, each a pass through memory; XLA makes one loop of them.
+So a large tensor goes through a compiled function, cached for each formula, Rounder and layout;
+knobs are its arguments, so that annealing compiles nothing anew. A small tensor would not repay
+the compiling, which XLA does for each shape, and runs the same formulas as plain operations.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ._compat import tf
+from .rounding import Rounder
+
+WORTH_COMPILING = 32_768  # values; `math.inf` compiles nothing
+_LIKELY_BATCH = 8  # stands for a batch size that is not known when the graph is made
+
+
+class Cells(NamedTuple):
+    """The cells that values fall into, between the levels of a grid.
+
+    Args:
+        lo, hi: real values of the lowest and the highest level; float32, () or (channels,).
+        step: distance between levels, real units.
+        per_step: 1/step.
+    """
+
+    lo: tf.Tensor
+    hi: tf.Tensor
+    step: tf.Tensor
+    per_step: tf.Tensor
+
+
+def soft_value(rounder: Rounder, cells: Cells, x: tf.Tensor) -> tf.Tensor:
+    """y = R(v) step + lo, with v = (clip(x, lo, hi) - lo) / step."""
+    v = _in_steps(cells, tf.cast(x, tf.float32))
+    return tf.cast(rounder.soft(v) * cells.step + cells.lo, x.dtype)
+
+
+def pull_back(rounder: Rounder, cells: Cells, x: tf.Tensor, dy: tf.Tensor) -> tf.Tensor:
+    """dL/dx = R'(v) dL/dy where lo <= x <= hi, else 0."""
+    exact = tf.cast(x, tf.float32)
+    v = (exact - cells.lo) * cells.per_step  # not clipped: what lies outside is thrown away below
+    dx = rounder.pull_back(v, tf.cast(dy, tf.float32))
+    return tf.cast(_only_inside(cells, exact, dx), x.dtype)
+
+
+def pull_back_with_sums(
+    rounder: Rounder, cells: Cells, x: tf.Tensor, dy: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """dL/dx as in `pull_back`, and for grids that learn, with y = R(v) step + lo:
+
+    dL/dlo = sum(dL/dy - dL/dx),   dL/dstep = sum(R(v) dL/dy - v dL/dx)
+    """
+    exact, dv = tf.cast(x, tf.float32), tf.cast(dy, tf.float32)
+    v = _in_steps(cells, exact)
+    dx = _only_inside(cells, exact, rounder.pull_back(v, dv))
+    dlo = _sum_by_cells(cells, dv - dx)
+    dstep = _sum_by_cells(cells, dv * rounder.value(v) - dx * v)
+    return tf.cast(dx, x.dtype), dlo, dstep
+
+
+@tf.autograph.experimental.do_not_convert  # it would lose what compiled functions close over
+def in_one_pass(
+    formula: Callable[..., Any],
+    rounder: Rounder,
+    state: dict[str, tf.Tensor],
+    cells: Cells,
+    axis: int | None,
+    *tensors: tf.Tensor,
+) -> Any:
+    """A formula of this module, applied to tensors of one shape; compiled if they are large.
+
+    Args:
+        formula: called with (rounder, cells, *tensors).
+        rounder: the method.
+        state: from `whole_state`.
+        cells: of shape () or (channels,).
+        axis: the channels' axis, or None.
+        *tensors: of one shape and dtype.
+
+    Returns:
+        What the formula gives: values in the tensors' shape, sums in the cells'.
+    """
+    flat = tuple(_flatten(tensor, axis) for tensor in tensors)
+    rank, dtype = flat[0].shape.rank, flat[0].dtype
+    if _pays(tensors[0], state):
+        run = _compiled(formula, _structure(rounder), tuple(state), rank, dtype, len(flat))
+        results = run(flat, cells, tuple(state.values()))
+    else:
+        results = formula(rounder.bind(**state), _spread(cells, rank), *flat)
+    return tf.nest.map_structure(
+        lambda t: _shape_like(t, tensors[0]) if t.shape.rank == rank else t, results
+    )
+
+
+def whole_state(rounder: Rounder, state: dict[str, Any]) -> dict[str, tf.Tensor]:
+    """All knobs as tensors, given or as set, and the random key of a Rounder that draws."""
+    whole = {
+        knob: tf.cast(state.get(knob, getattr(rounder, knob)), tf.float32) for knob in rounder.knobs
+    }
+    if rounder.needs_key:
+        whole["key"] = state["key"] if "key" in state else rounder.draw_key()
+    return whole
+
+
+def _in_steps(cells: Cells, x: tf.Tensor) -> tf.Tensor:
+    return (tf.clip_by_value(x, cells.lo, cells.hi) - cells.lo) * cells.per_step
+
+
+def _only_inside(cells: Cells, x: tf.Tensor, dx: tf.Tensor) -> tf.Tensor:
+    inside = tf.logical_and(x >= cells.lo, x <= cells.hi)
+    return tf.where(inside, dx, tf.zeros_like(dx))
+
+
+def _sum_by_cells(cells: Cells, values: tf.Tensor) -> tf.Tensor:
+    over = {0: None, 1: [0], 2: [0, 2]}[cells.lo.shape.rank]
+    return tf.reduce_sum(values, axis=over)
+
+
+def _pays(x: tf.Tensor, state: dict[str, tf.Tensor]) -> bool:
+    """Whether one batch size is all that varies and the tensor is large."""
+    if x.shape.rank is None or x.shape.as_list().count(None) > 1:
+        return False
+    if any(tensor.shape.rank != (name == "key") for name, tensor in state.items()):
+        return False
+    return math.prod(_LIKELY_BATCH if n is None else n for n in x.shape) >= WORTH_COMPILING
+
+
+def _structure(rounder: Rounder) -> Rounder:
+    """The Rounder without its knobs' values: equal for all that one compiled function serves."""
+    return rounder.bind(**dict.fromkeys(rounder.knobs))
+
+
+@functools.cache
+def _compiled(
+    formula: Callable[..., Any],
+    rounder: Rounder,
+    names: tuple[str, ...],
+    rank: int,
+    dtype: tf.DType,
+    count: int,
+) -> Any:
+    """The compiled function for `count` tensors of any size in a layout of the given rank."""
+    tensor = tf.TensorSpec([None] * rank, dtype)
+    cell = tf.TensorSpec([None] * min(rank - 1, 1), tf.float32)
+    knob, key = tf.TensorSpec([], tf.float32), tf.TensorSpec([2], tf.int64)
+    state = tuple(key if name == "key" else knob for name in names)
+
+    @tf.function(
+        jit_compile=True,
+        autograph=False,
+        input_signature=[(tensor,) * count, Cells(cell, cell, cell, cell), state],
+    )
+    def run(tensors: Any, cells: Cells, values: Any) -> Any:
+        bound = rounder.bind(**dict(zip(names, values, strict=True)))
+        return formula(bound, _spread(cells, rank), *tensors)
+
+    return run
+
+
+def _flatten(x: tf.Tensor, axis: int | None) -> tf.Tensor:
+    """x as (values,), (outer, channels) or (outer, channels, inner): few shapes to compile for."""
+    if axis is None:
+        return tf.reshape(x, [-1])
+    axis %= x.shape.rank
+    inner = [] if axis == x.shape.rank - 1 else [_size(x, axis + 1, x.shape.rank)]
+    return tf.reshape(x, [-1, _size(x, axis, axis + 1), *inner])
+
+
+def _size(x: tf.Tensor, begin: int, end: int) -> Any:
+    """Values along some axes: an int where it is known."""
+    known = x.shape[begin:end].num_elements()
+    return tf.reduce_prod(tf.shape(x)[begin:end]) if known is None else known
+
+
+def _spread(cells: Cells, rank: int) -> Cells:
+    """Cells that broadcast against the layout."""
+    return Cells(*(end[:, tf.newaxis] for end in cells)) if rank == 3 else cells
+
+
+def _shape_like(flat: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    return tf.reshape(flat, x.shape if x.shape.is_fully_defined() else tf.shape(x))

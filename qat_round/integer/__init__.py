@@ -1,0 +1,102 @@
+"""The integer plan: from any float model to one whose every operator TFLite keeps in integers.
+
+A float graph is lowered to layers that TFLite can compute in integers, planned (which tensor has
+which grid), and built once, each layer in its wrapper.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from qat_round._compat import InputQuantizeLayer, keras, tf
+from qat_round.grids import GridNote, note
+from qat_round.intake import float_graph
+from qat_round.intake.build import make_layer, set_weights
+from qat_round.intake.graph import Graph, Part, Ref, map_refs
+from qat_round.spec import ModelSpec
+from qat_round.wrapper import GridWrapper, LayerQuantizers
+
+from .kinds import is_grid_clip
+from .lower import lower
+from .plan import Plan
+
+__all__ = ["Plan", "build", "lower", "plan"]
+
+PREFIX = "quant_"
+
+
+def plan(model: Any, spec: ModelSpec, safe_mode: bool = True) -> Plan:
+    """What will be quantized in a model, and what stands in the way."""
+    graph = float_graph(model, safe_mode=safe_mode)
+    spec.check_matches(
+        (part.name, [cls.__name__ for cls in part.cls.__mro__]) for part in graph.parts.values()
+    )
+    return Plan(lower(graph), spec)
+
+
+def build(planned: Plan) -> Any:
+    """The quantized model of a plan: every layer made and wrapped once, every weight set once."""
+    graph = planned.graph
+    inputs = map_refs(
+        lambda ref: keras.layers.InputLayer.from_config(dict(graph.part(ref).config)).output,
+        graph.inputs,
+    )
+    layers = _wrapped(planned)
+    tensors = {
+        ref: _quantized_input(planned, graph.nodes[ref.node].part, tensor)
+        for ref, tensor in zip(tf.nest.flatten(graph.inputs), tf.nest.flatten(inputs), strict=True)
+    }
+    _call_all(graph, layers, tensors)
+    outputs = map_refs(tensors.__getitem__, graph.outputs)
+    model = keras.Model(inputs, outputs, name=graph.name)
+    set_weights(graph.parts, {name: wrapper.float_weights() for name, wrapper in layers.items()})
+    return model
+
+
+def _call_all(graph: Graph, layers: dict[str, Any], tensors: dict[Ref, Any]) -> None:
+    for name, node in graph.nodes.items():
+        if Ref(name) in tensors:
+            continue
+        args, kwargs = map_refs(tensors.__getitem__, (node.args, dict(node.kwargs)))
+        outputs = layers[node.part](*args, **kwargs)
+        tensors.update({Ref(name, i): t for i, t in enumerate(tf.nest.flatten(outputs))})
+
+
+def _wrapped(planned: Plan) -> dict[str, Any]:
+    parts = planned.graph.parts
+    return {
+        name: GridWrapper(make_layer(_as_made(parts[name], config)), config, name_prefix=PREFIX)
+        for name, config in planned.layers.items()
+    }
+
+
+def _as_made(part: Part, config: LayerQuantizers) -> Part:
+    """A clip to its grid's own ends does nothing else: no operator is made for it."""
+    if config.output is None or not is_grid_clip(part):
+        return part
+    base = {key: part.config[key] for key in ("name", "dtype") if key in part.config}
+    return dataclasses.replace(part, cls=GridClip, config=base)
+
+
+@keras.utils.register_keras_serializable(package="qat_round")
+class GridClip(keras.layers.Layer):
+    """Hands its input on; the fixed range of its quantizer clips it."""
+
+    def call(self, inputs: Any) -> Any:
+        return tf.identity(inputs)
+
+
+def _quantized_input(planned: Plan, part: str, tensor: Any) -> Any:
+    quantizer = planned.inputs.get(part)
+    if quantizer is None:
+        return tensor
+    return NotedInput(quantizer, name=f"quantize_{part}")(tensor)
+
+
+@keras.utils.register_keras_serializable(package="qat_round")
+class NotedInput(InputQuantizeLayer):
+    """Quantizes a model's input, and notes its grid."""
+
+    def call(self, inputs: Any, training: Any = None) -> Any:
+        return note(super().call(inputs, training), GridNote(self.quantizer, self.quantizer_vars))

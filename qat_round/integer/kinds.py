@@ -1,0 +1,199 @@
+"""What TFLite does with each layer: which weights it keeps in integers, and its output's scale."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from qat_round._compat import keras
+from qat_round.intake import layers as ours
+from qat_round.intake.graph import Part
+from qat_round.wrapper import AVERAGES, KEEPS, OWN
+
+_L = keras.layers
+
+
+@dataclasses.dataclass(frozen=True)
+class Weight:
+    """One quantized weight of a layer.
+
+    Args:
+        attribute: where the layer has it.
+        axis: the axis of the channels (several trailing ones count as one); None for one scale.
+        as_constant: whether the converter finds its integers only from a constant; see
+            `RoundingQuantizer`.
+    """
+
+    attribute: str
+    axis: Any = -1
+    as_constant: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What TFLite does with a layer.
+
+    Args:
+        grid: the output's: "own", "keeps" or "averages" (see `wrapper`).
+        weights: its quantized weights.
+        fixed: (lo, hi) of the output's range where the operator's scale is fixed.
+        takes_relu: whether a ReLU behind it becomes part of the operator.
+        is_linear: whether a batch norm behind it becomes part of its weights.
+        joins: whether all its inputs and its output share one scale (concatenation).
+    """
+
+    grid: str = OWN
+    weights: tuple[Weight, ...] = ()
+    fixed: tuple[float, float] | None = None
+    takes_relu: bool = False
+    is_linear: bool = False
+    joins: bool = False
+
+
+def _linear(*weights: Weight) -> Kind:
+    return Kind(weights=weights, takes_relu=True, is_linear=True)
+
+
+_PROBABILITY = (0.0, 255.0 / 256.0)
+_SIGNED_UNIT = (-1.0, 127.0 / 128.0)
+_MOVED = Kind(grid=KEEPS)
+_PLAIN = Kind()
+
+_KINDS: dict[type, Kind] = (
+    {
+        _L.Conv2D: _linear(Weight("kernel")),
+        _L.Conv1D: _linear(Weight("kernel", as_constant=True)),
+        _L.DepthwiseConv2D: _linear(Weight("depthwise_kernel", axis=(-2, -1))),
+        _L.DepthwiseConv1D: _linear(Weight("depthwise_kernel", axis=(-2, -1), as_constant=True)),
+        _L.Conv2DTranspose: _linear(Weight("kernel", axis=-2, as_constant=True)),
+        _L.Conv1DTranspose: _linear(Weight("kernel", axis=-2, as_constant=True)),
+        _L.Dense: _linear(Weight("kernel", as_constant=True)),
+        _L.Embedding: Kind(grid=KEEPS, weights=(Weight("embeddings", axis=None),)),
+        _L.BatchNormalization: Kind(takes_relu=True),
+        _L.Add: Kind(takes_relu=True),
+        _L.Concatenate: Kind(joins=True),
+        _L.Softmax: Kind(fixed=_PROBABILITY),
+        _L.AveragePooling1D: Kind(grid=AVERAGES),
+        _L.AveragePooling2D: Kind(grid=AVERAGES),
+        ours.MatMul: _PLAIN,
+        ours.Pad: _MOVED,
+        ours.Slice: _MOVED,
+        ours.DepthToSpace: _MOVED,
+        ours.Unmask: _MOVED,
+    }
+    | dict.fromkeys(
+        (
+            _L.Subtract,
+            _L.Multiply,
+            _L.ReLU,
+            _L.LeakyReLU,
+            _L.GlobalAveragePooling1D,
+            _L.GlobalAveragePooling2D,
+            _L.Dot,
+        ),
+        _PLAIN,
+    )
+    | dict.fromkeys(
+        (
+            _L.MaxPooling1D,
+            _L.MaxPooling2D,
+            _L.GlobalMaxPooling1D,
+            _L.GlobalMaxPooling2D,
+            _L.Flatten,
+            _L.Reshape,
+            _L.Permute,
+            _L.RepeatVector,
+            _L.ZeroPadding1D,
+            _L.ZeroPadding2D,
+            _L.Cropping1D,
+            _L.Cropping2D,
+            _L.UpSampling1D,
+            _L.Dropout,
+            _L.SpatialDropout1D,
+            _L.SpatialDropout2D,
+            _L.GaussianNoise,
+            _L.GaussianDropout,
+            _L.AlphaDropout,
+            _L.ActivityRegularization,
+            _L.Maximum,
+            _L.Minimum,
+        ),
+        _MOVED,
+    )
+)
+
+_ACTIVATIONS: dict[str, Kind] = {
+    "linear": _MOVED,
+    "relu": _PLAIN,
+    "gelu": _PLAIN,
+    "exponential": _PLAIN,
+    "softmax": Kind(fixed=_PROBABILITY),
+    "sigmoid": Kind(fixed=_PROBABILITY),
+    "tanh": Kind(fixed=_SIGNED_UNIT),
+}
+
+
+def kind_of(part: Part) -> Kind | None:
+    """What TFLite does with a layer in integers; None if it cannot.
+
+    Example:
+        >>> kind_of(Part("pool", keras.layers.AveragePooling2D, {})).grid
+        'averages'
+    """
+    special = _SPECIAL.get(part.cls)
+    if special is not None:
+        return special(part.config)
+    return _KINDS.get(part.cls)
+
+
+def _activation(config: Mapping[str, Any]) -> Kind | None:
+    name = config["activation"]
+    return _ACTIVATIONS.get(name) if isinstance(name, str) else None
+
+
+def _reduce(config: Mapping[str, Any]) -> Kind:
+    return _PLAIN if config["kind"] in ("mean", "sum") else _MOVED
+
+
+def _resize(config: Mapping[str, Any]) -> Kind:
+    return _MOVED if config["interpolation"] == "nearest" else Kind(grid=AVERAGES)
+
+
+def _clip(config: Mapping[str, Any]) -> Kind | None:
+    """A clip is nothing but a range that does not move: the grid's ends do the clipping."""
+    low, high = config.get("low"), config.get("high")
+    if low is None and high == 0.0:
+        return _MOVED
+    if low is None or high is None or not low <= 0.0 <= high or low == high:
+        return None
+    return Kind(fixed=(low, high))
+
+
+_SPECIAL: dict[type, Callable[[Mapping[str, Any]], Kind | None]] = {
+    _L.Activation: _activation,
+    _L.UpSampling2D: _resize,
+    _L.Resizing: _resize,
+    ours.Reduce: _reduce,
+    ours.Clip: _clip,
+}
+
+
+def is_grid_clip(part: Part) -> bool:
+    """Whether the layer clips to an interval around 0, as the ends of a grid do by themselves."""
+    return (
+        part.cls is ours.Clip
+        and _clip(part.config) is not None
+        and part.config.get("low") is not None
+    )
+
+
+def is_relu(part: Part) -> bool:
+    """Whether the layer is a ReLU that TFLite can make part of the operator in front."""
+    if part.cls is keras.layers.Activation:
+        return part.config["activation"] == "relu"
+    if part.cls is not keras.layers.ReLU:
+        return False
+    config = part.config
+    plain = not config.get("negative_slope") and not config.get("threshold")
+    return plain and config.get("max_value") in (None, 6.0)

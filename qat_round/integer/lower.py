@@ -1,0 +1,250 @@
+"""Rewrites a float graph into layers that TFLite can compute in integers, with equal outputs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from qat_round._compat import keras
+from qat_round.intake import layers as ours
+from qat_round.intake.activations import pull_activations
+from qat_round.intake.batch_norm import norm_as_affine
+from qat_round.intake.graph import Editor, Graph, Node, Part, Ref, Spec
+from qat_round.intake.patterns import affine_constants, merge_affines
+from qat_round.intake.split import split_separables
+
+from .kinds import kind_of
+
+_L = keras.layers
+
+
+def lower(graph: Graph) -> Graph:
+    """The graph in layers of which as many as possible have a `Kind`.
+
+    Args:
+        graph: a flat graph, as intake makes it.
+
+    Returns:
+        A graph with equal inference outputs.
+    """
+    for rewrite in LOWERINGS:
+        graph = rewrite(graph)
+    return graph
+
+
+def _pull(graph: Graph) -> Graph:
+    return pull_activations(graph, fused=frozenset({"linear", "relu"}))
+
+
+def split_activations(graph: Graph) -> Graph:
+    """silu as sigmoid and product, hard-sigmoid as affine and clip, averages as sum and scale."""
+    editor = Editor(graph)
+    for name, node in editor.walk():
+        part = graph.parts[node.part]
+        rule = _rule(part)
+        if rule is None or not _is_plain(node):
+            editor.keep(name, node)
+        else:
+            editor.stand_in(name, [rule(editor, part, node)])
+    return editor.finish()
+
+
+def _rule(part: Part) -> Callable[[Editor, Part, Node], Ref] | None:
+    if part.cls is _L.Activation and part.config["activation"] in ("swish", "silu"):
+        return _silu
+    return _RULES.get(part.cls)
+
+
+def _is_plain(node: Node) -> bool:
+    return len(node.args) == 1 and not node.kwargs
+
+
+def _silu(editor: Editor, part: Part, node: Node) -> Ref:
+    x, spec = node.args[0], node.specs[0]
+    gate = editor.emit(_L.Activation, x, spec, f"{part.name}_sigmoid", activation="sigmoid")
+    return editor.emit(_L.Multiply, [x, gate], spec, part.name)
+
+
+def _hard_sigmoid(editor: Editor, part: Part, node: Node) -> Ref:
+    spec = node.specs[0]
+    sixth = {"scale": 1.0 / 6.0, "offset": 0.5}
+    line = editor.emit(ours.Affine, node.args[0], spec, f"{part.name}_affine", **sixth)
+    return editor.emit(ours.Clip, line, spec, part.name, low=0.0, high=1.0)
+
+
+def _hard_swish(editor: Editor, part: Part, node: Node) -> Ref:
+    """TFLite's own HARD_SWISH has too few bits inside: it is up to 8 steps off in MobileNetV3."""
+    gate = dataclasses.replace(part, name=f"{part.name}_gate")
+    return editor.emit(
+        _L.Multiply,
+        [node.args[0], _hard_sigmoid(editor, gate, node)],
+        node.specs[0],
+        part.name,
+    )
+
+
+def _elu(editor: Editor, part: Part, node: Node) -> Ref:
+    """relu(x) + alpha (exp(min(x, 0)) - 1): TFLite has an integer kernel for each."""
+    x, spec, alpha = node.args[0], node.specs[0], float(part.config.get("alpha", 1.0))
+    positive = editor.emit(_L.ReLU, x, spec, f"{part.name}_positive")
+    negative = editor.emit(ours.Clip, x, spec, f"{part.name}_negative", high=0.0)
+    power = editor.emit(_L.Activation, negative, spec, f"{part.name}_exp", activation="exponential")
+    shifted = {"scale": alpha, "offset": -alpha}
+    below = editor.emit(ours.Affine, power, spec, f"{part.name}_shift", **shifted)
+    return editor.emit(_L.Add, [positive, below], spec, part.name)
+
+
+def _prelu(editor: Editor, part: Part, node: Node) -> Ref:
+    """(1 - a) relu(x) + a x, a per channel."""
+    x, spec, alpha = node.args[0], node.specs[0], part.weights[0]
+    positive = editor.emit(_L.ReLU, x, spec, f"{part.name}_positive")
+    scale = (1.0 - alpha).tolist()
+    above = editor.emit(ours.Affine, positive, spec, f"{part.name}_above", scale=scale)
+    all_ = editor.emit(ours.Affine, x, spec, f"{part.name}_all", scale=alpha.tolist())
+    return editor.emit(_L.Add, [above, all_], spec, part.name)
+
+
+def _average(editor: Editor, part: Part, node: Node) -> Ref:
+    spec, count = node.specs[0], len(node.args[0])
+    total = editor.emit(_L.Add, node.args[0], spec, f"{part.name}_sum")
+    return editor.emit(ours.Affine, total, spec, part.name, scale=1.0 / count)
+
+
+_RULES = {
+    ours.HardSigmoid: _hard_sigmoid,
+    ours.HardSwish: _hard_swish,
+    _L.Average: _average,
+    _L.ELU: _elu,
+    _L.PReLU: _prelu,
+}
+
+
+def norms_without_host(graph: Graph) -> Graph:
+    """A batch norm that follows no linear layer of its own becomes a per-channel affine layer."""
+    editor, consumers, calls = Editor(graph), graph.consumers(), graph.calls()
+    for name, node in editor.walk():
+        part = graph.parts[node.part]
+        if part.cls in _NORMS and not has_host(graph, name, consumers, calls):
+            affine = norm_as_affine(part, node.specs[0])
+            if affine is not None and calls[part.name] == 1:
+                editor.parts[part.name] = affine
+                node = Node(part.name, node.args[:1], {}, node.specs)
+        editor.keep(name, node)
+    return editor.finish()
+
+
+_NORMS = (_L.BatchNormalization,)
+
+
+def has_host(graph: Graph, name: str, consumers: Any, calls: Any) -> bool:
+    """Whether a batch norm's call follows a linear layer that feeds nothing else."""
+    source = graph.nodes[name].args[0]
+    if not isinstance(source, Ref) or len(consumers[source]) != 1:
+        return False
+    host = graph.part(source)
+    kind = kind_of(host)
+    linear = host.config.get("activation") in (None, "linear")
+    return kind is not None and kind.is_linear and linear and calls[host.name] == 1
+
+
+def affines_into_hosts(graph: Graph) -> Graph:
+    """A constant per-channel affine behind a linear layer of its own goes into its weights."""
+    editor, consumers, calls = Editor(graph), graph.consumers(), graph.calls()
+    for name, node in editor.walk():
+        part = graph.parts[node.part]
+        folded = None
+        if part.cls is ours.Affine and has_host(graph, name, consumers, calls):
+            folded = _fold(editor.part(node.args[0]), part)
+        if folded is None:
+            editor.keep(name, node)
+        else:
+            editor.parts[folded.name] = folded
+            editor.stand_in(name, [node.args[0]])
+    return editor.finish()
+
+
+def _fold(host: Part, affine: Part) -> Part | None:
+    scale, offset = _per_channel(affine, _channels(host))
+    if scale is None or not host.weights:
+        return None
+    *kernels, bias = host.weights if host.config["use_bias"] else (*host.weights, np.zeros(1))
+    kernel = kernels[-1] * _against(host.cls, kernels[-1], scale)
+    weights = (*kernels[:-1], kernel, bias * scale + offset)
+    weights = tuple(np.asarray(w, host.weights[0].dtype) for w in weights)
+    return dataclasses.replace(host, config={**host.config, "use_bias": True}, weights=weights)
+
+
+def _channels(host: Part) -> int:
+    kernel = host.weights[0].shape if host.weights else (0,)
+    if host.cls in (_L.DepthwiseConv1D, _L.DepthwiseConv2D):
+        return int(kernel[-1] * kernel[-2])
+    return int(kernel[-2] if host.cls in (_L.Conv1DTranspose, _L.Conv2DTranspose) else kernel[-1])
+
+
+def _against(cls: type, kernel: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    if cls in (_L.Conv1DTranspose, _L.Conv2DTranspose):
+        return scale[:, None]
+    return scale.reshape(kernel.shape[-2:]) if "Depthwise" in cls.__name__ else scale
+
+
+def _per_channel(affine: Part, channels: int) -> tuple[Any, Any]:
+    """Scale and offset as vectors of the channels; None if they vary over other axes."""
+    vectors = []
+    for value, neutral in zip(affine_constants(affine), (1.0, 0.0), strict=True):
+        array = np.asarray(neutral if value is None else value, np.float64)
+        if array.size not in (1, channels) or (array.ndim and array.shape[-1] != array.size):
+            return None, None
+        vectors.append(np.broadcast_to(array.reshape(-1), [channels]))
+    return vectors[0], vectors[1]
+
+
+def affines_as_depthwise(graph: Graph) -> Graph:
+    """A constant affine layer becomes a 1x1 depthwise convolution, with a scale per channel."""
+    editor = Editor(graph)
+    for name, node in editor.walk():
+        part = graph.parts[node.part]
+        shape = node.specs[0].shape if part.cls is ours.Affine else None
+        if shape is None or None in shape[1:] or len(shape) < 2:
+            editor.keep(name, node)
+            continue
+        scale, offset = _per_channel(part, shape[-1])
+        if scale is None:
+            editor.keep(name, node)
+        else:
+            editor.stand_in(name, [_depthwise(editor, part, node, scale, offset)])
+    return editor.finish()
+
+
+def _depthwise(
+    editor: Editor, part: Part, node: Node, scale: np.ndarray, offset: np.ndarray
+) -> Ref:
+    x, spec = node.args[0], node.specs[0]
+    batch, *middle, channels = spec.shape
+    flat = Spec((batch, int(np.prod(middle)), 1, channels), spec.dtype)
+    image = spec if len(middle) == 2 else flat
+    if image is flat:
+        x = _reshaped(editor, x, flat, f"{part.name}_expand")
+    weights = (scale.reshape(1, 1, -1, 1).astype("float32"), offset.astype("float32"))
+    config = {"kernel_size": 1, "dtype": spec.dtype}
+    host = editor.add_part(Part(part.name, _L.DepthwiseConv2D, config, weights))
+    y = editor.call(host, x, image)
+    return y if image is spec else _reshaped(editor, y, spec, f"{part.name}_squeeze")
+
+
+def _reshaped(editor: Editor, x: Any, spec: Spec, name: str) -> Ref:
+    return editor.emit(_L.Reshape, x, spec, name, target_shape=spec.shape[1:])
+
+
+LOWERINGS: tuple[Callable[[Graph], Graph], ...] = (
+    split_separables,
+    _pull,
+    split_activations,
+    norms_without_host,
+    merge_affines,
+    affines_into_hosts,
+    affines_as_depthwise,
+)
+"""In this order; each leaves the inference outputs equal."""

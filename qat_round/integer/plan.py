@@ -1,0 +1,182 @@
+"""Where the quantizers sit: which tensors have a grid of their own, and which operators are one.
+
+A tensor is *open* if it never exists in the file, because its maker and its only reader are one
+operator there (convolution, batch norm, ReLU), or because the reader's scale is forced on it
+(concatenation). Open tensors are not quantized; all others are, or are on their input's grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from qat_round._compat import keras, tf
+from qat_round.intake.graph import Graph, Node, Part, Ref
+from qat_round.quantizers import RoundingQuantizer
+from qat_round.ranges import Fixed
+from qat_round.spec import FLOAT, LayerSpec, ModelSpec, TensorSpec
+from qat_round.wrapper import KEEPS, NONE, OWN, LayerQuantizers
+
+from .kinds import Kind, Weight, is_grid_clip, is_relu, kind_of
+
+_COMMON: dict[str, Any] = {"bits": 8, "rounder": "ste"}
+_WEIGHTS = _COMMON | {"range": "last_value", "symmetric": True, "narrow_range": True}
+_OUTPUTS = _COMMON | {"range": "moving_average"}
+_INPUTS = _COMMON | {"range": "all_values"}
+
+
+class Refused(NamedTuple):
+    """A layer that stays out of integers."""
+
+    name: str
+    cls: type
+
+
+class Plan:
+    """What to quantize in a graph.
+
+    Args:
+        graph: a graph of layers as `lower` gives.
+        spec: the user's ModelSpec.
+
+    Attributes:
+        inputs: {input part: its RoundingQuantizer}, without those that stay as they are.
+        layers: {part: its LayerQuantizers}.
+        refused: {part: why TFLite cannot compute it in integers}.
+    """
+
+    def __init__(self, graph: Graph, spec: ModelSpec):
+        self.graph = graph
+        self.spec = spec
+        self._consumers = graph.consumers()
+        self._calls = _calls_by_part(graph)
+        self._kinds = {name: self._kind(part) for name, part in graph.parts.items()}
+        ends = {graph.nodes[ref.node].part for ref in tf.nest.flatten(graph.inputs)}
+        self.inputs = {name: q for name in ends if (q := self._input(name)) is not None}
+        self.refused: dict[str, str] = {}
+        self.layers = {name: self._layer(p) for name, p in graph.parts.items() if name not in ends}
+
+    def refused_layers(self) -> dict[Refused, str]:
+        """The layers that stand in the way, and why."""
+        parts = self.graph.parts
+        return {Refused(name, parts[name].cls): why for name, why in self.refused.items()}
+
+    def layer_spec(self, part: Part) -> LayerSpec:
+        """The user's spec for a layer."""
+        return self.spec.for_layer(part.name, [cls.__name__ for cls in part.cls.__mro__])
+
+    def _kind(self, part: Part) -> Kind | None:
+        return None if self.layer_spec(part) == FLOAT else kind_of(part)
+
+    def _layer(self, part: Part) -> LayerQuantizers:
+        kind, spec = self._kinds[part.name], self.layer_spec(part)
+        if spec == FLOAT:
+            return LayerQuantizers(why="asked for (qr.FLOAT)")
+        if not self._is_float(part):
+            return LayerQuantizers()
+        if kind is None:
+            self.refused[part.name] = _why_not(part)
+            return LayerQuantizers(why=self.refused[part.name])
+        weights = {} if spec.weights is None else self._weights(part, kind, spec.weights)
+        if kind.grid != OWN:
+            return LayerQuantizers(weights, grid=kind.grid)
+        if self._is_open(part) or spec.activations is None:
+            return LayerQuantizers(weights, grid=NONE)
+        output = _output(kind, spec.activations)
+        if output.range.follows_data and self._reads_input(part):
+            output.symmetric = True  # else evenly spaced inputs land on ties, one by one
+        return LayerQuantizers(weights, output, OWN)
+
+    def _reads_input(self, part: Part) -> bool:
+        """Whether it is an affine of the model's input, such as a Rescaling with an offset."""
+        ends = {ref.node for ref in tf.nest.flatten(self.graph.inputs)}
+        calls = [node for _, node in self._calls[part.name]]
+        pointwise = part.cls is keras.layers.DepthwiseConv2D and part.config["kernel_size"] == 1
+        return pointwise and any(ref.node in ends for call in calls for ref in call.refs)
+
+    def _weights(self, part: Part, kind: Kind, spec: TensorSpec) -> dict[str, RoundingQuantizer]:
+        return {weight.attribute: _weight(weight, spec) for weight in kind.weights}
+
+    def _input(self, name: str) -> RoundingQuantizer | None:
+        part, spec = self.graph.parts[name], self.layer_spec(self.graph.parts[name]).activations
+        tensor = Ref(self._calls[name][0][0])
+        if spec is None or not self.graph.spec(tensor).floating or self._only_indices(tensor):
+            return None
+        settings = _INPUTS | spec.given()
+        readers = [self.graph.nodes[n] for n in self._consumers.get(tensor, []) if n]
+        if readers and all(self._joins(node) for node in readers):
+            return None
+        return RoundingQuantizer(**settings) if part else None
+
+    def _only_indices(self, tensor: Ref) -> bool:
+        """Whether a float input is read as whole numbers, by embeddings alone."""
+        readers = [self.graph.nodes[n] for n in self._consumers.get(tensor, []) if n]
+        embedding = keras.layers.Embedding
+        return bool(readers) and all(self.graph.parts[n.part].cls is embedding for n in readers)
+
+    def _is_float(self, part: Part) -> bool:
+        return all(spec.floating for _, node in self._calls[part.name] for spec in node.specs)
+
+    def _is_open(self, part: Part) -> bool:
+        return all(self._is_fused(part, name, node) for name, node in self._calls[part.name])
+
+    def _is_fused(self, part: Part, name: str, node: Node) -> bool:
+        readers = self._consumers.get(Ref(name), [])
+        if len(node.specs) != 1 or len(readers) != 1 or not readers[0]:
+            return False
+        reader = self.graph.nodes[readers[0]]
+        after = self.graph.parts[reader.part]
+        if self._kinds[after.name] is None:
+            return False
+        kind = self._kinds[part.name] or Kind()
+        linear = part.config.get("activation") in (None, "linear")
+        if after.cls is keras.layers.BatchNormalization:
+            return kind.is_linear and linear
+        if is_relu(after) or is_grid_clip(after):
+            return self._takes_relu(part, node) and linear
+        return self._joins(reader) and kind.fixed is None
+
+    def _takes_relu(self, part: Part, node: Node) -> bool:
+        maker = part
+        if part.cls is keras.layers.BatchNormalization:
+            maker = self.graph.part(node.args[0])
+        kind = self._kinds[maker.name]
+        return kind is not None and kind.takes_relu
+
+    def _joins(self, node: Node) -> bool:
+        kind = self._kinds[node.part]
+        return kind is not None and kind.joins
+
+
+def _calls_by_part(graph: Graph) -> Mapping[str, list[tuple[str, Node]]]:
+    calls: dict[str, list[tuple[str, Node]]] = {name: [] for name in graph.parts}
+    for name, node in graph.nodes.items():
+        calls[node.part].append((name, node))
+    return calls
+
+
+def _weight(weight: Weight, spec: TensorSpec) -> RoundingQuantizer:
+    settings: dict[str, Any] = _WEIGHTS | {"per_axis": weight.axis is not None} | spec.given()
+    if weight.as_constant and settings["bits"] != 8:
+        settings["per_axis"] = False  # only 8-bit integers are found again from a constant
+    if settings["per_axis"]:
+        settings |= {"axis": weight.axis, "as_constant": weight.as_constant}
+    return RoundingQuantizer(**settings)
+
+
+def _output(kind: Kind, spec: TensorSpec) -> RoundingQuantizer:
+    settings = _OUTPUTS | spec.given()
+    if kind.fixed is not None:
+        settings |= {"range": Fixed(*kind.fixed), "symmetric": False, "narrow_range": False}
+    return RoundingQuantizer(**settings)
+
+
+def _why_not(part: Part) -> str:
+    if part.cls is keras.layers.Lambda or part.cls.__name__.endswith("OpLambda"):
+        return "a raw operator or Lambda, of which nothing is known; write it as a Keras layer"
+    if not part.cls.__module__.startswith(("tf_keras", "keras", "qat_round")):
+        return "a custom layer; name its weights and outputs with qr.register_layer"
+    return "TFLite has no integer operator that does what this layer does"
+
+
+__all__ = ["KEEPS", "Plan"]

@@ -1,0 +1,85 @@
+"""Small networks and data that the model-level tests share."""
+
+from __future__ import annotations
+
+import numpy as np
+import tf_keras as keras
+
+layers = keras.layers
+
+
+def pictures(count: int = 384, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Noisy copies of ten 12x12 patterns, and which pattern each one is."""
+    rng = np.random.default_rng(seed)
+    patterns = np.random.default_rng(7).normal(size=(10, 12, 12, 1))
+    labels = rng.integers(0, 10, count)
+    noisy = patterns[labels] + 0.7 * rng.normal(size=(count, 12, 12, 1))
+    return noisy.astype(np.float32), labels
+
+
+def vectors(count: int = 64, width: int = 8, seed: int = 0) -> np.ndarray:
+    """Random rows."""
+    return np.random.default_rng(seed).normal(size=(count, width)).astype(np.float32)
+
+
+def conv_net(last: str = "linear") -> keras.Model:
+    """Two convolutions with batch norm and ReLU, and a dense layer: everything that is folded."""
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            layers.Input((12, 12, 1), name="image"),
+            layers.Conv2D(8, 3, use_bias=False, name="conv"),
+            layers.BatchNormalization(name="bn"),
+            layers.ReLU(name="relu"),
+            layers.Conv2D(12, 3, strides=2, use_bias=False, name="conv2"),
+            layers.BatchNormalization(name="bn2"),
+            layers.Activation("relu", name="act2"),
+            layers.Flatten(name="flat"),
+            layers.Dense(10, last, name="classes"),
+        ],
+        name="conv_net",
+    )
+
+
+def dense_net() -> keras.Model:
+    """Three dense layers on vectors of 8."""
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            layers.Input((8,), name="row"),
+            layers.Dense(6, "relu", name="dense_a"),
+            layers.Dense(5, "relu", name="dense_b"),
+            layers.Dense(3, name="last"),
+        ],
+        name="dense_net",
+    )
+
+
+def twin_net() -> keras.Model:
+    """Two inputs through one shared layer; two outputs whose names are not in alphabetic order."""
+    keras.utils.set_random_seed(0)
+    left, right = layers.Input((8,), name="right_first"), layers.Input((8,), name="left_second")
+    shared = layers.Dense(6, "relu", name="shared")
+    ours, theirs = shared(left), shared(right)
+    both = layers.Concatenate(name="both")([ours, theirs])
+    outputs = [layers.Dense(3, name="z_scores")(both), layers.Dense(3, name="a_scores")(ours)]
+    return keras.Model([left, right], outputs, name="twin_net")
+
+
+def ready(model: keras.Model, rate: float = 1e-3) -> keras.Model:
+    """The model, compiled to tell classes apart from logits."""
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(rate), loss)
+    return model
+
+
+def steps(
+    model: keras.Model, inputs: np.ndarray, labels: np.ndarray, count: int = 2
+) -> list[float]:
+    """Losses of some training steps on one batch."""
+    return [float(model.train_on_batch(inputs[:32], labels[:32])) for _ in range(count)]
+
+
+def predicted(model: keras.Model, inputs: np.ndarray) -> np.ndarray:
+    """Outputs in inference."""
+    return np.asarray(model.predict(inputs, verbose=0))

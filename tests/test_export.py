@@ -1,0 +1,151 @@
+"""Export: integer-only files that answer as Keras does, and files that are whole or not there."""
+
+from __future__ import annotations
+
+import os
+
+import nets
+import numpy as np
+import pytest
+
+import qat_round as qr
+from qat_round.export import write_file
+from qat_round.tensors import quantized_tensors
+from qat_round.tflite_file import TFLiteFile
+
+METHODS = ("sigmoid", "ramp", "fourier", "expected", "stochastic", "sine", "ste")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_gives_an_integer_only_file_that_agrees(method, tuned, converted, pictures):
+    parity = qr.verify_tflite(tuned(method), converted(method), pictures[0])
+    assert parity.float_operators == {}
+    assert set(parity.tensor_types) == {"INT8", "INT32"}
+    assert parity.within_one >= 0.999
+    assert parity.max_steps <= 2.001
+    assert parity.top1_agreement > 0.99
+    assert parity.ok
+
+
+@pytest.mark.parametrize("io", ["float32", "int8", "uint8"])
+def test_inputs_and_outputs_have_the_type_asked_for(io, tuned, converted, pictures):
+    tflite = converted("sine", io)
+    file = TFLiteFile(tflite)
+    ends = [file.tensors[index].type for index in (*file.inputs, *file.outputs)]
+    assert ends == [io.upper()] * 2
+    assert file.float_operators() == {}
+    assert qr.verify_tflite(tuned("sine"), tflite, pictures[0][:128]).ok
+
+
+def test_exporting_leaves_the_model_as_it_was(tuned, converted, pictures):
+    model = tuned("sine")
+    weights, outputs = model.get_weights(), model(pictures[0][:8], training=False)
+    converted("sine")
+    assert all(map(np.array_equal, model.get_weights(), weights))
+    np.testing.assert_array_equal(model(pictures[0][:8], training=False), outputs)
+
+
+def test_convolutions_weights_are_per_channel_and_as_in_keras(tuned, converted):
+    file = TFLiteFile(converted("sine"))
+    convolution = next(op for op in file.operators if op.name == "CONV_2D")
+    assert file.tensors[convolution.inputs[1]].scales.shape == (8,)
+
+
+def with_bits(bits: int):
+    """A dense net with weights of so many bits, and its file."""
+    model = qr.calibrate(qr.quantize_model(nets.dense_net(), weight_bits=bits), nets.vectors())
+    return model, qr.export_tflite(model, io="int8")
+
+
+@pytest.fixture(scope="module")
+def four_bits():
+    return with_bits(4)
+
+
+def test_weights_of_4_bits_are_stored_as_int4_on_the_trained_grid(four_bits):
+    model, tflite = four_bits
+    file = TFLiteFile(tflite)
+    weights = [file.tensors[op.inputs[1]] for op in file.operators]
+    assert [tensor.type for tensor in weights] == ["INT4"] * 3
+    ours = [t.scale_and_zero_point()[0] for t in quantized_tensors(model) if t.variable is not None]
+    np.testing.assert_allclose([float(t.scales[0]) for t in weights], ours, rtol=1e-6)
+    assert qr.verify_tflite(model, tflite, nets.vectors()).ok
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="TFLite's converter puts weights of 3, 5, 6 and 7 bits on its own grid of 4 or 8 bits, "
+    "which does not hold the trained values: (2^(bits-1) - 1) does not divide 7 or 127",
+)
+@pytest.mark.parametrize("bits", [3, 6])
+def test_weights_of_other_bits_keep_the_trained_grid(bits):
+    model, tflite = with_bits(bits)
+    assert qr.verify_tflite(model, tflite, nets.vectors()).ok
+
+
+def test_a_layer_left_in_float_is_float_in_the_file():
+    rows = nets.vectors()
+    model = qr.quantize_model(nets.dense_net(), overrides={"last": qr.FLOAT})
+    tflite = qr.export_tflite(qr.calibrate(model, rows))
+    parity = qr.verify_tflite(model, tflite, rows)
+    assert parity.float_operators == {"FULLY_CONNECTED": 1}
+    assert not parity.ok
+    assert qr.verify_tflite(model, tflite, rows, allow_float=True).ok
+
+
+def test_export_writes_the_bytes_that_it_returns(four_bits, tmp_path):
+    path = tmp_path / "model.tflite"
+    content = qr.export_tflite(four_bits[0], path, io="int8")
+    assert path.read_bytes() == content
+    assert [file.name for file in tmp_path.iterdir()] == ["model.tflite"]
+
+
+def test_a_loaded_models_file_is_the_same(four_bits, tmp_path):
+    model, tflite = four_bits
+    model.save(tmp_path / "model.keras")
+    again = qr.export_tflite(qr.load_model(tmp_path / "model.keras"), io="int8")
+    assert qr.verify_tflite(model, again, nets.vectors()).ok
+    assert len(again) == len(tflite)
+
+
+# Writing
+
+
+def test_a_new_file_takes_the_place_of_the_old_one(tmp_path):
+    path = tmp_path / "model.tflite"
+    path.write_bytes(b"old")
+    write_file(path, b"new")
+    assert path.read_bytes() == b"new"
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_beside(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    path = tmp_path / "model.tflite"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_file(path, b"new")
+    assert [file.name for file in tmp_path.iterdir()] == ["model.tflite"]
+    assert path.read_bytes() == b"old"
+
+
+def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "model.tflite"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(os, "fsync", lambda _: os._exit(9))
+    child = os.fork()
+    if child == 0:
+        write_file(path, b"new")
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 9
+    assert path.read_bytes() == b"old"
+
+
+def test_a_written_file_has_ordinary_permissions(tmp_path):
+    (tmp_path / "ordinary").write_bytes(b"")
+    write_file(tmp_path / "model.tflite", b"new")
+    ordinary, ours = ((tmp_path / n).stat().st_mode for n in ("ordinary", "model.tflite"))
+    assert ours == ordinary

@@ -1,0 +1,340 @@
+"""Keras 3 models become tf_keras models with equal outputs, from the object and from files."""
+
+from __future__ import annotations
+
+import json
+import warnings
+import zipfile
+
+import numpy as np
+import pytest
+
+from qat_round import intake
+from qat_round._compat import keras as tf_keras
+from qat_round._compat import tf
+
+keras = pytest.importorskip("keras", minversion="3.0")
+L, ops = keras.layers, keras.ops
+IMAGE, SERIES, VECTOR = (8, 8, 4), (8, 4), (4,)
+
+
+def _randomized(model, seed=0):
+    rng = np.random.default_rng(seed)
+    for weight in model.weights:
+        if weight.dtype.startswith("float"):
+            weight.assign(rng.uniform(0.2, 0.8, weight.shape) * rng.choice([1, 1.5], weight.shape))
+    return model
+
+
+def _model(layer, shape, **call):
+    x = keras.Input(shape)
+    return _randomized(keras.Model(x, layer(x, **call)))
+
+
+LAYERS = [
+    (lambda: L.Conv2D(4, 3, groups=2, activation="silu", kernel_regularizer="l2"), IMAGE),
+    (lambda: L.Conv2D(4, 3, dilation_rate=2, padding="same", kernel_constraint="max_norm"), IMAGE),
+    (lambda: L.Conv2D(4, 3, activation="relu6"), IMAGE),
+    (lambda: L.Conv2D(4, 3, activation="hard_sigmoid"), IMAGE),
+    (lambda: L.Conv2D(4, 3, activation="hard_silu"), IMAGE),
+    (lambda: L.Conv2D(4, 3, activation="leaky_relu"), IMAGE),
+    (lambda: L.Conv2D(4, 3, activation="log_softmax"), IMAGE),
+    (lambda: L.Conv2D(4, 3, activation=L.LeakyReLU(negative_slope=0.1)), IMAGE),
+    (lambda: L.Conv1D(4, 3, padding="causal"), SERIES),
+    (lambda: L.Conv1DTranspose(4, 3, strides=2), SERIES),
+    (lambda: L.Conv2DTranspose(4, 3, strides=2, padding="same"), IMAGE),
+    (lambda: L.DepthwiseConv1D(3, depth_multiplier=2), SERIES),
+    (lambda: L.DepthwiseConv2D(3, strides=2, activation="relu"), IMAGE),
+    (lambda: L.SeparableConv1D(4, 3), SERIES),
+    (lambda: L.SeparableConv2D(4, 3, depth_multiplier=2, dilation_rate=2), IMAGE),
+    (lambda: L.Dense(3, activation="gelu", kernel_initializer="he_normal"), VECTOR),
+    (lambda: L.EinsumDense("abc,cd->abd", (None, 5), bias_axes="d", activation="tanh"), SERIES),
+    (lambda: L.BatchNormalization(), IMAGE),
+    (lambda: L.BatchNormalization(scale=False, center=False), IMAGE),
+    (lambda: L.LayerNormalization(), SERIES),
+    (lambda: L.GroupNormalization(2), IMAGE),
+    (lambda: L.UnitNormalization(), SERIES),
+    (lambda: L.Normalization(mean=[1.0, 2.0, 3.0, 4.0], variance=[1.0, 2.0, 3.0, 4.0]), IMAGE),
+    (lambda: L.Normalization(axis=None, mean=1.0, variance=4.0, invert=True), IMAGE),
+    (lambda: L.Rescaling(1 / 127.5, offset=-1.0), IMAGE),
+    (lambda: L.Resizing(4, 12), IMAGE),
+    (lambda: L.ReLU(max_value=6, negative_slope=0.1), IMAGE),
+    (lambda: L.LeakyReLU(negative_slope=0.2), IMAGE),
+    (lambda: L.PReLU(shared_axes=[1, 2]), IMAGE),
+    (lambda: L.ELU(alpha=0.5), IMAGE),
+    (lambda: L.Softmax(), IMAGE),
+    (lambda: L.Activation("hard_swish"), IMAGE),
+    (lambda: L.Activation("mish"), IMAGE),
+    (lambda: L.Activation("celu"), IMAGE),
+    (lambda: L.Activation("squareplus"), IMAGE),
+    (lambda: L.Activation("tanh_shrink"), IMAGE),
+    (lambda: L.Activation("soft_shrink"), IMAGE),
+    (lambda: L.Activation("hard_shrink"), IMAGE),
+    (lambda: L.Activation("hard_tanh"), IMAGE),
+    (lambda: L.Activation("log_sigmoid"), IMAGE),
+    (lambda: L.MaxPooling2D(3, 2, padding="same"), IMAGE),
+    (lambda: L.AveragePooling2D(2), IMAGE),
+    (lambda: L.AveragePooling1D(2, padding="same"), SERIES),
+    (lambda: L.GlobalAveragePooling2D(keepdims=True), IMAGE),
+    (lambda: L.GlobalMaxPooling1D(), SERIES),
+    (lambda: L.ZeroPadding2D(((1, 0), (0, 2))), IMAGE),
+    (lambda: L.Cropping2D(1), IMAGE),
+    (lambda: L.UpSampling2D(2, interpolation="bilinear"), IMAGE),
+    (lambda: L.UpSampling1D(2), SERIES),
+    (lambda: L.Permute((2, 1)), SERIES),
+    (lambda: L.Reshape((2, -1)), SERIES),
+    (lambda: L.RepeatVector(3), VECTOR),
+    (lambda: L.Flatten(), IMAGE),
+    (lambda: L.Dropout(0.5), VECTOR),
+    (lambda: L.SpatialDropout2D(0.5), IMAGE),
+    (lambda: L.GaussianNoise(0.5), VECTOR),
+    (lambda: L.LSTM(3, return_sequences=True), SERIES),
+    (lambda: L.LSTM(3, recurrent_activation="hard_sigmoid"), SERIES),
+    (lambda: L.GRU(3), SERIES),
+    (lambda: L.GRU(3, reset_after=False, go_backwards=True), SERIES),
+    (lambda: L.SimpleRNN(3), SERIES),
+    (lambda: L.RNN([L.LSTMCell(3), L.GRUCell(2), L.LSTMCell(4)]), SERIES),
+    (lambda: L.Bidirectional(L.GRU(3), merge_mode="sum"), SERIES),
+    (lambda: L.TimeDistributed(L.Dense(3)), SERIES),
+    (lambda: L.ConvLSTM1D(3, 2, return_sequences=True), (5, 8, 4)),
+    (lambda: L.Masking(0.0), SERIES),
+]
+
+
+@pytest.mark.parametrize(("layer", "shape"), LAYERS)
+def test_layer_is_equal(layer, shape):
+    found = intake.to_functional(_model(layer(), shape))
+    assert not intake.recorded_operators(found)
+
+
+OPERATIONS = [
+    lambda x: 3 - x * 2.0 + 1,
+    lambda x: x * np.ones((4,), "float32") / 2,
+    lambda x: -x + ops.square(x),
+    lambda x: x - ops.relu(x),
+    lambda x: ops.maximum(x, 0.5) * ops.minimum(x, ops.tanh(x)),
+    lambda x: ops.relu6(x),
+    lambda x: ops.hard_sigmoid(x),
+    lambda x: ops.hard_silu(x),
+    lambda x: ops.silu(x),
+    lambda x: ops.gelu(x),
+    lambda x: ops.gelu(x, approximate=False),
+    lambda x: ops.leaky_relu(x, 0.3),
+    lambda x: ops.elu(x),
+    lambda x: ops.softmax(x),
+    lambda x: ops.softplus(ops.sigmoid(x)),
+    lambda x: ops.log_softmax(x),
+    lambda x: ops.clip(x, -0.5, 0.5),
+    lambda x: ops.mean(x, axis=[1, 2]),
+    lambda x: ops.max(x, axis=-1, keepdims=True),
+    lambda x: ops.sum(x, axis=1),
+    lambda x: ops.reshape(x, (-1, 32, 8)),
+    lambda x: ops.transpose(x, (0, 3, 1, 2)),
+    lambda x: ops.squeeze(ops.expand_dims(x, 1), 1),
+    lambda x: ops.concatenate([x, x], axis=-1),
+    lambda x: ops.stack([x, x], axis=1),
+    lambda x: ops.split(x, 2, axis=-1)[1],
+    lambda x: x[:, 1:, ::2],
+    lambda x: x[..., -1],
+    lambda x: ops.pad(x, [[0, 0], [1, 1], [0, 2], [0, 0]]),
+    lambda x: ops.image.resize(x, (4, 4)),
+    lambda x: ops.max_pool(x, 2),
+    lambda x: ops.average_pool(x, 2, padding="same"),
+    lambda x: ops.matmul(x, ops.swapaxes(x, 2, 3)),
+]
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_operation_becomes_layers(operation):
+    x = keras.Input(IMAGE)
+    found = intake.to_functional(keras.Model(x, operation(x)))
+    assert not intake.recorded_operators(found)
+
+
+def test_operation_without_a_layer_is_kept():
+    x = keras.Input(IMAGE)
+    found = intake.to_functional(keras.Model(x, ops.sin(x) + ops.std(x, axis=1, keepdims=True)))
+    assert intake.recorded_operators(found)
+
+
+def _nested():
+    """Shared nested models, several ends, multi-head attention, operations between."""
+    a, b = keras.Input(IMAGE, name="a"), keras.Input(IMAGE, name="b")
+    tower = keras.Sequential(
+        [keras.Input(IMAGE), L.Conv2D(4, 3), L.BatchNormalization(), L.ReLU()], name="tower"
+    )
+    deep = keras.Sequential([tower, L.Conv2D(4, 3), L.Reshape((16, 4))], name="deep")
+    x = ops.relu6(deep(a) * 2.0) + deep(b)
+    x = L.LayerNormalization()(x + L.MultiHeadAttention(2, 3)(x, x, use_causal_mask=True))
+    x = L.Bidirectional(L.LSTM(3, return_sequences=True))(x)
+    outputs = {"last": L.Dense(2, name="z")(x), "first": L.Dense(3, name="y")(x)}
+    return _randomized(keras.Model({"a": a, "b": b}, outputs))
+
+
+def _same_on(found, model):
+    rng = np.random.default_rng(1)
+    data = {key: rng.normal(size=(2, *IMAGE)).astype("float32") for key in "ab"}
+    wanted = model(data, training=False)
+    got = found(data)
+    for key in wanted:
+        scale = np.ptp(np.asarray(wanted[key]))
+        np.testing.assert_allclose(got[key], np.asarray(wanted[key]), atol=1e-5 * scale)
+
+
+def test_nested_model_from_the_object():
+    model = _nested()
+    found = intake.to_functional(model)
+    _same_on(found, model)
+    assert found.input_names == ["a", "b"]
+    assert not any(isinstance(layer, tf_keras.Model) for layer in found.layers)
+
+
+@pytest.mark.parametrize("form", ["keras", "h5"])
+def test_nested_model_from_a_file(tmp_path, form):
+    model, path = _nested(), tmp_path / f"model.{form}"
+    model.save(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras 3 cannot load operations from its own `.h5`
+        found = intake.to_functional(str(path))
+    _same_on(found, model)
+
+
+def test_mixed_precision_policy():
+    found = intake.to_functional(_model(L.Dense(3, dtype="mixed_float16"), VECTOR), check=False)
+    assert found.layers[1].compute_dtype == "float16"
+
+
+def test_functional_inside_time_distributed():
+    x = keras.Input(VECTOR)
+    inner = keras.Model(x, L.BatchNormalization()(L.Dense(3)(x)))
+    intake.to_functional(_model(L.TimeDistributed(inner), SERIES))
+
+
+def test_adapted_normalization(tmp_path):
+    norm = L.Normalization()
+    norm.adapt(np.random.default_rng(0).normal(2.0, 3.0, (64, 4)).astype("float32"))
+    model = keras.Sequential([keras.Input(VECTOR), norm, L.Dense(2)])
+    model.save(tmp_path / "m.keras")
+    classes = [type(x).__name__ for x in intake.to_functional(tmp_path / "m.keras").layers]
+    assert classes == ["InputLayer", "Affine", "Dense"]
+
+
+def test_token_inputs():
+    x = keras.Input([6], dtype="int32")
+    y = L.LSTM(4)(L.Embedding(5, 3, mask_zero=True)(x))
+    intake.to_functional(_randomized(keras.Model(x, y)))
+
+
+def test_recorded_training_flag_does_not_switch_dropout_off():
+    x = keras.Input(VECTOR)
+    found = intake.to_functional(keras.Model(x, L.Dropout(0.9)(x)))
+    data = tf.ones([64, 4])
+    assert not np.array_equal(found(data, training=True), found(data, training=False))
+
+
+def test_custom_layer_is_refused_until_registered():
+    @keras.saving.register_keras_serializable("pets")
+    class Purr(L.Layer):
+        def call(self, x):
+            return x * 2.0
+
+    model = _model(Purr(), VECTOR)
+    with pytest.raises(ValueError, match=r"class 'pets>Purr'.*register_keras_serializable"):
+        intake.to_functional(model)
+
+    @tf_keras.utils.register_keras_serializable("pets", "Purr")
+    class TfPurr(tf_keras.layers.Layer):
+        def call(self, x):
+            return x * 2.0
+
+    assert type(intake.to_functional(model).layers[1]) is TfPurr
+
+
+def test_lambda_is_refused_unless_trusted(tmp_path):
+    model = keras.Sequential([keras.Input(VECTOR), L.Lambda(lambda x: x * 2.0), L.Dense(2)])
+    model.save(tmp_path / "m.keras")
+    for given in (model, tmp_path / "m.keras"):
+        with pytest.raises(ValueError, match=r"is a Lambda.*safe_mode=False"):
+            intake.to_functional(given)
+        assert len(intake.to_functional(given, safe_mode=False).layers) == 3
+
+
+def test_argument_that_tf_keras_lacks_is_refused():
+    with pytest.raises(ValueError, match=r"has antialias=True, which tf_keras's Resizing cannot"):
+        intake.to_functional(_model(L.Resizing(4, 4, antialias=True), IMAGE))
+
+
+def test_unknown_operation_is_refused():
+    x = keras.Input(VECTOR)
+    with pytest.raises(ValueError, match=r"'cumsum'.*has no translation. Known are: Absolute"):
+        intake.to_functional(keras.Model(x, ops.cumsum(x, axis=1)))
+
+
+def test_unknown_activation_is_refused():
+    @keras.saving.register_keras_serializable("pets")
+    def hiss(x):
+        return x * 3.0
+
+    model = _model(L.Dense(3, activation=hiss), VECTOR)
+    with pytest.raises(ValueError, match=r"has activation 'pets>hiss'"):
+        intake.to_functional(model)
+    tf_keras.utils.register_keras_serializable("pets", "hiss")(lambda x: x * 3.0)
+    intake.to_functional(model)
+
+
+def test_quantized_policy_is_refused():
+    model = _model(L.Dense(3), VECTOR)
+    model.quantize("int8")
+    with pytest.raises(ValueError, match=r"dtype policy 'QuantizedDTypePolicy'"):
+        intake.to_functional(model)
+
+
+def test_subclassed_keras3_model_is_refused():
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = L.Dense(2)
+
+        def call(self, x):
+            return self.dense(x)
+
+    model = Net()
+    model(np.ones((1, 4), "float32"))
+    with pytest.raises(ValueError, match=r"a subclass whose `call` is not in its config"):
+        intake.to_functional(model)
+
+
+def test_unbuilt_keras3_model_is_refused():
+    with pytest.raises(ValueError, match=r"not built.*model.build"):
+        intake.to_functional(keras.Sequential([L.Dense(2)]))
+
+
+def test_damaged_file_is_refused(tmp_path):
+    import h5py
+
+    model = _model(L.Dense(3), VECTOR)
+    model.save(tmp_path / "m.keras")
+    with zipfile.ZipFile(tmp_path / "m.keras") as archive:
+        archive.extractall(tmp_path / "m")
+    with h5py.File(tmp_path / "m" / "model.weights.h5", "r+") as file:
+        del file["layers/dense/vars/1"]
+    with zipfile.ZipFile(tmp_path / "n.keras", "w") as archive:
+        for name in ("config.json", "metadata.json", "model.weights.h5"):
+            archive.write(tmp_path / "m" / name, name)
+    with pytest.raises(ValueError, match=r"have shapes \[\(4, 3\)\]; the layer needs"):
+        intake.to_functional(tmp_path / "n.keras")
+
+
+def test_code_in_a_config_is_not_looked_up(tmp_path):
+    model = _model(L.Dense(3), VECTOR)
+    config = json.loads(model.to_json())
+    config["config"]["layers"][1].update(module="os", class_name="system")
+    model.save(tmp_path / "m.keras")
+    with zipfile.ZipFile(tmp_path / "m.keras") as archive:
+        rest = {name: archive.read(name) for name in archive.namelist() if name != "config.json"}
+    with zipfile.ZipFile(tmp_path / "n.keras", "w") as archive:
+        archive.writestr("config.json", json.dumps(config))
+        for name, data in rest.items():
+            archive.writestr(name, data)
+    with pytest.raises(ValueError, match="class 'system', which tf_keras does not have"):
+        intake.to_functional(tmp_path / "n.keras")

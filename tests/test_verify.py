@@ -1,0 +1,245 @@
+"""Verification: it finds what is wrong, and says how wrong, from a model or from its outputs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import nets
+import numpy as np
+import pytest
+import tensorflow_model_optimization as tfmot
+import tf_keras as keras
+
+import qat_round as qr
+from qat_round.tflite_file import Runner, TFLiteFile
+
+layers = keras.layers
+ROWS = nets.vectors(count=200)
+
+
+def made(model, inputs):
+    quantized = qr.calibrate(qr.quantize_model(model), inputs)
+    return quantized, qr.export_tflite(quantized)
+
+
+@pytest.fixture(scope="module")
+def dense():
+    return made(nets.dense_net(), ROWS)
+
+
+@pytest.fixture(scope="module")
+def twins():
+    return made(nets.twin_net(), TWIN_ROWS)
+
+
+TWIN_ROWS = [nets.vectors(count=200, seed=1), nets.vectors(count=200, seed=2)]
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    """Two softmax-ended outputs: as the dense layer's activation, and as a layer of its own."""
+    keras.utils.set_random_seed(0)
+    rows = layers.Input((8,), name="row")
+    hidden = layers.Dense(12, "relu")(rows)
+    inside = layers.Dense(4, "softmax", name="inside")(hidden)
+    behind = layers.Softmax(name="behind")(layers.Dense(4)(hidden))
+    return made(keras.Model(rows, [inside, behind]), ROWS)
+
+
+# From what
+
+
+def test_a_model_and_its_outputs_and_bytes_and_paths_say_the_same(dense, tmp_path):
+    model, tflite = dense
+    path = tmp_path / "model.tflite"
+    path.write_bytes(tflite)
+    parity = qr.verify_tflite(model, tflite, ROWS)
+    assert parity.ok
+    outputs = nets.predicted(model, ROWS)
+    assert qr.verify_tflite(model, path, ROWS) == parity
+    assert qr.verify_tflite(model, str(path), {"row": ROWS}) == parity
+    assert qr.verify_tflite(outputs, tflite, ROWS) == parity
+    assert qr.verify_tflite({"quant_last": outputs}, tflite, ROWS, batch_size=7) == parity
+
+
+def test_several_outputs_are_compared_each_with_its_own(twins):
+    model, tflite = twins
+    parity = qr.verify_tflite(model, tflite, TWIN_ROWS)
+    names = [output.name for output in parity.outputs]
+    assert names == list(model.output_names) == ["quant_z_scores", "quant_a_scores"]
+    assert parity.ok
+    outputs = dict(zip(names, model.predict(TWIN_ROWS, verbose=0), strict=True))
+    inputs = dict(zip(model.input_names, TWIN_ROWS, strict=True))
+    assert qr.verify_tflite(outputs, tflite, inputs).ok
+
+
+def test_several_outputs_without_names_are_refused(twins):
+    model, tflite = twins
+    inputs = dict(zip(model.input_names, TWIN_ROWS, strict=True))
+    with pytest.raises(ValueError, match="several outputs.*Give a dict by these names"):
+        qr.verify_tflite(model.predict(TWIN_ROWS, verbose=0), tflite, inputs)
+
+
+def test_swapped_outputs_are_not_ok(twins):
+    model, tflite = twins
+    outputs = model.predict(TWIN_ROWS, verbose=0)
+    swapped = dict(zip(reversed(model.output_names), outputs, strict=True))
+    inputs = dict(zip(model.input_names, TWIN_ROWS, strict=True))
+    assert not qr.verify_tflite(swapped, tflite, inputs).ok
+
+
+def test_a_stock_quantized_model_is_verified_as_well():
+    model = tfmot.quantization.keras.quantize_model(nets.dense_net())
+    nets.steps(nets.ready(model), ROWS, np.arange(200) % 3, count=1)
+    parity = qr.verify_tflite(model, qr.export_tflite(model), ROWS)
+    assert parity.float_operators == {}
+    assert parity.max_steps < 3.0
+
+
+# What it finds
+
+
+def test_the_file_of_another_model_is_not_ok(dense):
+    other = nets.dense_net()
+    other.set_weights([weight + 0.1 for weight in other.get_weights()])
+    quantized = qr.calibrate(qr.quantize_model(other), ROWS)
+    parity = qr.verify_tflite(quantized, dense[1], ROWS)
+    assert not parity.ok
+    assert parity.max_steps > 3.0
+    assert parity.within_one < 0.99
+
+
+def test_a_file_older_than_the_models_training_is_not_ok(dense):
+    model = qr.calibrate(qr.quantize_model(nets.dense_net()), ROWS)
+    nets.steps(nets.ready(model, rate=0.05), ROWS, np.arange(200) % 3)
+    assert not qr.verify_tflite(model, dense[1], ROWS).ok
+
+
+def test_the_file_of_a_model_with_other_inputs_is_refused(dense, twins):
+    with pytest.raises(ValueError, match="it is the file of another model"):
+        qr.verify_tflite(twins[0], dense[1], TWIN_ROWS)
+
+
+def test_outputs_that_are_not_numbers_are_not_ok(dense):
+    outputs = nets.predicted(dense[0], ROWS)
+    outputs[3, 1] = np.nan
+    assert not qr.verify_tflite(outputs, dense[1], ROWS).ok
+
+
+def test_distances_are_counted_in_steps_of_the_files_grid(dense):
+    model, tflite = dense
+    theirs = Runner(TFLiteFile(tflite))({"row": ROWS})[0]
+    step = qr.verify_tflite(model, tflite, ROWS).outputs[0].step
+    parity = qr.verify_tflite(theirs + 2.5 * step, tflite, ROWS)
+    assert parity.max_steps == pytest.approx(2.5, abs=1e-3)
+    assert parity.mean_steps == pytest.approx(2.5, abs=1e-3)
+    assert (parity.within_one, parity.outputs[0].same, parity.top1_agreement) == (0.0, 0.0, 1.0)
+    assert not parity.ok
+
+
+def test_shares_count_single_values(dense):
+    theirs = Runner(TFLiteFile(dense[1]))({"row": ROWS})[0]
+    step = qr.verify_tflite(theirs, dense[1], ROWS).outputs[0].step
+    moved = theirs.copy()
+    moved[:6, 0] += 2.0 * step  # 6 of 600 values
+    parity = qr.verify_tflite(moved, dense[1], ROWS)
+    assert parity.within_one == pytest.approx(0.99)
+    assert parity.outputs[0].same == pytest.approx(0.99)
+    assert parity.ok
+    moved[6, 0] += 2.0 * step
+    assert not qr.verify_tflite(moved, dense[1], ROWS).ok
+
+
+# Softmax
+
+
+def test_behind_a_softmax_the_logits_are_judged(classifier):
+    parity = qr.verify_tflite(*classifier, ROWS)
+    assert [logit.name for logit in parity.logits] == ["quant_inside", "quant_behind"]
+    for output, logit in zip(parity.outputs, parity.logits, strict=True):
+        assert output.step == pytest.approx(1.0 / 256.0)
+        assert logit.step != output.step
+        assert logit.within_one >= 0.999
+        assert logit.max_steps <= 2.001
+    assert parity.ok
+    assert "quant_inside (logits)" in parity.table()
+
+
+def test_wrong_logits_behind_a_softmax_are_not_ok(classifier):
+    model, tflite = classifier
+    other = keras.models.clone_model(model)
+    other.set_weights([w + 0.05 if w.ndim == 2 else w for w in model.get_weights()])
+    parity = qr.verify_tflite(other, tflite, ROWS)
+    assert len(parity.logits) == 2
+    assert not parity.ok
+
+
+# The report
+
+
+def parity_with(**changes) -> qr.Parity:
+    output = qr.OutputParity("out", 0.1, 1.0, 0.1, 1.0, 0.9, 1.0)
+    logits = changes.pop("logits", ())
+    floats = changes.pop("float_operators", {})
+    allow = changes.pop("allow_float", False)
+    output = dataclasses.replace(output, **changes)
+    return qr.Parity((output,), logits, floats, {"INT8": 3}, 100, 5, allow)
+
+
+def test_ok_asks_for_99_percent_within_one_and_none_further_than_three():
+    assert parity_with(within_one=0.99, max_steps=3.0).ok
+    assert not parity_with(within_one=0.989).ok
+    assert not parity_with(max_steps=3.1).ok
+    assert not parity_with(max_steps=float("nan")).ok
+
+
+def test_ok_asks_more_of_logits_and_nothing_of_what_is_behind_them():
+    near = qr.OutputParity("out", 0.1, 2.0, 0.1, 0.999, 0.9, 1.0)
+    assert parity_with(max_steps=20.0, within_one=0.5, logits=(near,)).ok
+    assert not parity_with(logits=(dataclasses.replace(near, max_steps=2.1),)).ok
+    assert not parity_with(logits=(dataclasses.replace(near, within_one=0.998),)).ok
+
+
+def test_float_operators_are_ok_only_where_they_are_allowed():
+    assert not parity_with(float_operators={"ADD": 1}).ok
+    assert parity_with(float_operators={"ADD": 1}, allow_float=True).ok
+
+
+def test_the_worst_output_speaks_for_all():
+    good, bad = (
+        qr.OutputParity("a", 0.1, 0.0, 0.0, 1.0, 1.0, 1.0),
+        qr.OutputParity("b", 0.1, 4.0, 1.0, 0.5, 0.5, 0.7),
+    )
+    parity = qr.Parity((good, bad), (), {}, {}, 1, 1)
+    assert (parity.max_steps, parity.mean_steps) == (4.0, 0.5)
+    assert (parity.within_one, parity.top1_agreement) == (0.5, 0.7)
+
+
+def test_a_parity_becomes_plain_data(dense):
+    parity = qr.verify_tflite(*dense, ROWS)
+    data = json.loads(json.dumps(parity.to_dict()))
+    assert data["ok"] is True
+    assert data["outputs"][0]["name"] == "quant_last"
+    assert (data["file_bytes"], data["samples"]) == (len(dense[1]), 200)
+    assert data["float_operator_count"] == 0
+    for figure in ("max_steps", "mean_steps", "within_one", "top1_agreement", "tensor_types"):
+        assert data[figure] == pytest.approx(getattr(parity, figure))
+
+
+def test_the_table_shows_the_figures_and_the_verdict(dense):
+    parity = qr.verify_tflite(*dense, ROWS)
+    text = parity.table()
+    assert "quant_last" in text
+    assert f"{parity.file_bytes} bytes" in text
+    assert text.rstrip().endswith("; ok")
+    assert parity_with(within_one=0.5).table().rstrip().endswith("NOT ok")
+
+
+def test_a_class_that_the_file_has_among_its_largest_agrees(dense):
+    theirs = Runner(TFLiteFile(dense[1]))({"row": ROWS})[0]
+    first = theirs.argmax(1)
+    step = qr.verify_tflite(theirs, dense[1], ROWS).outputs[0].step
+    other = theirs.copy()
+    other[np.arange(50), first[:50]] -= 1000.0 * step  # another class in 50 of 200 rows
+    assert qr.verify_tflite(other, dense[1], ROWS).top1_agreement == pytest.approx(0.75, abs=0.02)
