@@ -280,7 +280,7 @@ def write_reports(runs: Sequence[Run], args: argparse.Namespace) -> None:
 
 def markdown(runs: Sequence[Run], facts: dict[str, Any]) -> str:
     """The report as Markdown."""
-    lines = ["# MNIST by every method", "", INTRODUCTION, ""]
+    lines = ["# MNIST by every method", "", INTRODUCTION]
     lines += [f"- {name}: {value}" for name, value in facts.items()]
     lines += ["", "| " + " | ".join(COLUMNS) + " |", "|---|---" + "|--:" * (len(COLUMNS) - 2) + "|"]
     lines += ["| " + " | ".join(cells) + " |" for cells in rows(runs)]

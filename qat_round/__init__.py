@@ -12,9 +12,11 @@ from . import _compat, ranges, schedules, testing
 from .affine import Grid, fake_quant, grid_from_range
 from .calibrate import calibrate
 from .callbacks import Anneal, knobs
+from .configs import RoundingConfig
 from .export import export_tflite
 from .intake import write_back
 from .model import annotate_layer, annotate_model, load_model, quantize_apply, quantize_model
+from .parity import OutputParity, Parity
 from .quantizers import RoundingQuantizer
 from .rounding import (
     ExpectedRound,
@@ -30,10 +32,10 @@ from .rounding import (
     register,
     round,  # noqa: A004
 )
-from .scheme import RoundingConfig, RoundingScheme
+from .scheme import RoundingScheme
 from .spec import FLOAT, LayerSpec, ModelSpec, TensorSpec
 from .tensors import summary
-from .verify import OutputParity, Parity, verify_tflite
+from .verify import verify_tflite
 
 __version__ = "0.1.0"
 

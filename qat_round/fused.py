@@ -99,10 +99,13 @@ def in_one_pass(
 
 
 def whole_state(rounder: Rounder, state: dict[str, Any]) -> dict[str, tf.Tensor]:
-    """All knobs as tensors, given or as set, and the random key of a Rounder that draws."""
-    whole = {
-        knob: tf.cast(state.get(knob, getattr(rounder, knob)), tf.float32) for knob in rounder.knobs
-    }
+    """What one pass binds to the Rounder: its knobs, given or as set, and what follows from them.
+
+    A Rounder that draws gets a random key as well, so that both ways have the same.
+    """
+    knobs = {knob: state.get(knob, getattr(rounder, knob)) for knob in rounder.knobs}
+    whole = {knob: tf.cast(value, tf.float32) for knob, value in knobs.items()}
+    whole |= rounder.bind(**whole).prepared()
     if rounder.needs_key:
         whole["key"] = state["key"] if "key" in state else rounder.draw_key()
     return whole

@@ -16,8 +16,10 @@ from ._compat import (
     tfmot,
     trusting,
 )
-from .scheme import RoundingScheme, SpecMarker, UnsupportedLayers, as_model_spec, why_unmarkable
-from .spec import FLOAT, LayerSpec, ModelSpec
+from .configs import SpecMarker
+from .refusals import UnsupportedLayers, why_unmarkable
+from .scheme import RoundingScheme
+from .spec import FLOAT, LayerSpec, ModelSpec, as_model_spec
 from .tensors import is_quantized, quantized_tensors
 
 

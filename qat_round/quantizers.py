@@ -40,6 +40,7 @@ def observing(observer: Observer) -> Iterator[None]:
         _observers.remove(observer)
 
 
+@tf.autograph.experimental.do_not_convert  # nothing to convert: half of the first step's tracing
 def quantize(quantizer: Any, x: Any, training: Any, weights: dict[str, Any]) -> tf.Tensor:
     """What an open observer gives; else what the quantizer gives in training, or not."""
     if _observers:

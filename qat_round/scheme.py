@@ -8,129 +8,22 @@ keeping bits, symmetry and axis unless a spec says otherwise.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from ._compat import (
-    ACTIVATIONS,
-    CLUSTER_QUANTIZERS,
-    PRUNE_QUANTIZERS,
     Default8BitQuantizeScheme,
     NoOpQuantizeConfig,
     QuantizeConfig,
     QuantizeLayer,
-    Quantizer,
     QuantizeRegistry,
     QuantizeScheme,
     QuantizeWrapper,
-    deserialize_object,
-    keras,
-    quantizers,
     serialize_object,
 )
-from .preserve import PRESERVING, ClusterPreservingQuantizer, PrunePreservingQuantizer
-from .quantizers import RoundingQuantizer
-from .ranges import Fixed
-from .spec import FLOAT, LayerSpec, ModelSpec, TensorSpec
-
-
-@keras.utils.register_keras_serializable(package="qat_round")
-class SpecMarker(QuantizeConfig):
-    """Carries a LayerSpec on an annotation; lifted out before TFMOT's transforms run.
-
-    A real config there would make TFMOT skip batch-norm folding for the layer.
-    """
-
-    def __init__(self, spec: LayerSpec):
-        self.spec = spec
-
-    def get_weights_and_quantizers(self, layer: Any) -> list[Any]:
-        return []
-
-    def get_activations_and_quantizers(self, layer: Any) -> list[Any]:
-        return []
-
-    def set_quantize_weights(self, layer: Any, quantize_weights: Any) -> None:
-        pass
-
-    def set_quantize_activations(self, layer: Any, quantize_activations: Any) -> None:
-        pass
-
-    def get_output_quantizers(self, layer: Any) -> list[Any]:
-        return []
-
-    def get_config(self) -> dict[str, Any]:
-        return {"spec": self.spec.get_config()}
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> SpecMarker:
-        return cls(LayerSpec.from_config(config["spec"]))
-
-
-@keras.utils.register_keras_serializable(package="qat_round")
-class RoundingConfig(QuantizeConfig):
-    """A TFMOT `QuantizeConfig` whose quantizers round as a LayerSpec says.
-
-    Args:
-        base_config: the config that knows the layer; every question is passed on to it.
-        spec: what to change in the quantizers that it gives.
-
-    Example:
-        A config of your own, in one line: `RoundingConfig(MyDenseConfig(), LayerSpec("sine"))`.
-    """
-
-    def __init__(self, base_config: QuantizeConfig, spec: LayerSpec = LayerSpec()):  # noqa: B008
-        self.base_config = _with_lasting_weight_quantizer(base_config, spec)
-        self.spec = spec
-
-    def get_weights_and_quantizers(self, layer: Any) -> list[Any]:
-        if self.spec.weights is None:
-            return []
-        pairs = self.base_config.get_weights_and_quantizers(layer)
-        return [(weight, swap(quantizer, self.spec.weights)) for weight, quantizer in pairs]
-
-    def get_activations_and_quantizers(self, layer: Any) -> list[Any]:
-        if self.spec.activations is None:
-            return []
-        pairs = self.base_config.get_activations_and_quantizers(layer)
-        return [(act, swap(quantizer, self.spec.activations)) for act, quantizer in pairs]
-
-    def set_quantize_weights(self, layer: Any, quantize_weights: Any) -> None:
-        if quantize_weights:  # TFMOT's configs refuse an empty list
-            self.base_config.set_quantize_weights(layer, quantize_weights)
-
-    def set_quantize_activations(self, layer: Any, quantize_activations: Any) -> None:
-        if quantize_activations:
-            self.base_config.set_quantize_activations(layer, quantize_activations)
-
-    def get_output_quantizers(self, layer: Any) -> list[Any]:
-        if self.spec.activations is None:
-            return []
-        outputs = self.base_config.get_output_quantizers(layer)
-        return [swap(quantizer, self.spec.activations) for quantizer in outputs]
-
-    def get_config(self) -> dict[str, Any]:
-        config = {
-            "base_config": serialize_object(self.base_config),
-            "spec": self.spec.get_config(),
-        }
-        weight_quantizer = getattr(self.base_config, "weight_quantizer", None)
-        if isinstance(weight_quantizer, PRESERVING):
-            config["weight_quantizer"] = serialize_object(weight_quantizer)
-        return config
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> RoundingConfig:
-        base = deserialize_object(config["base_config"])
-        if "weight_quantizer" in config:
-            base.weight_quantizer = deserialize_object(config["weight_quantizer"])
-        return cls(base, LayerSpec.from_config(config["spec"]))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, RoundingConfig) and self.get_config() == other.get_config()
-
-    def __hash__(self) -> int:
-        return hash(self.spec)
+from .configs import RoundingConfig, SpecMarker, swap
+from .refusals import UnsupportedLayers, objection
+from .spec import FLOAT, LayerSpec, ModelSpec, as_model_spec
 
 
 class RoundingScheme(QuantizeScheme):
@@ -255,20 +148,6 @@ class _RoundingTransform:
         return serialize_object(swap(quantizer, spec))
 
 
-def _with_lasting_weight_quantizer(config: QuantizeConfig, spec: LayerSpec) -> QuantizeConfig:
-    """The config with our quantizer for pruned or clustered weights, if it has one.
-
-    TFMOT's configs do not mention it in `get_config`, so it would be lost with the first save; and
-    one is shared by all layers, though each layer has clusters of its own.
-    """
-    quantizer = getattr(config, "weight_quantizer", None)
-    if spec.weights is None or not isinstance(quantizer, PRUNE_QUANTIZERS + CLUSTER_QUANTIZERS):
-        return config
-    lasting = copy.copy(config)
-    lasting.weight_quantizer = swap(quantizer, spec.weights)
-    return lasting
-
-
 def _lift_markers(layer_quantize_map: dict[str, Any]) -> dict[str, LayerSpec]:
     """Takes the SpecMarkers out of the map; name -> spec."""
     lifted = {}
@@ -288,139 +167,3 @@ def _source(layer: Any) -> Any:
 def class_names(layer: Any) -> list[str]:
     """The names of a layer's class and of the classes that it inherits from."""
     return [cls.__name__ for cls in type(layer).__mro__]
-
-
-def swap(quantizer: Quantizer, spec: TensorSpec) -> Quantizer:
-    """Our quantizer in place of a TFMOT one; those that we do not know are left as they are."""
-    if isinstance(quantizer, RoundingQuantizer):
-        return quantizer
-    kind = _kind(quantizer)
-    if kind is None:
-        return quantizer
-    cls, range_ = kind
-    settings: dict[str, Any] = {
-        "bits": getattr(quantizer, "num_bits", 8),
-        "rounder": "ste",
-        "range": range_,
-        "symmetric": getattr(quantizer, "symmetric", False),
-        "per_axis": getattr(quantizer, "per_axis", False),
-        "narrow_range": quantizer.narrow_range,
-    }
-    if cls is ClusterPreservingQuantizer:
-        settings["preserve_sparsity"] = quantizer.preserve_sparsity
-    return cls(**(settings | spec.given()))
-
-
-def _kind(quantizer: Quantizer) -> tuple[type[RoundingQuantizer], Any] | None:
-    if isinstance(quantizer, PRUNE_QUANTIZERS):
-        return PrunePreservingQuantizer, "last_value"
-    if isinstance(quantizer, CLUSTER_QUANTIZERS):
-        return ClusterPreservingQuantizer, "last_value"
-    if isinstance(quantizer, quantizers.FixedQuantizer):
-        return RoundingQuantizer, Fixed(quantizer.init_min, quantizer.init_max)
-    for cls, range_ in (
-        (quantizers.LastValueQuantizer, "last_value"),
-        (quantizers.MovingAverageQuantizer, "moving_average"),
-        (quantizers.AllValuesQuantizer, "all_values"),
-    ):
-        if isinstance(quantizer, cls) and type(quantizer).__module__.startswith(_TFMOT):
-            return RoundingQuantizer, range_
-    return None
-
-
-_TFMOT = "tensorflow_model_optimization"
-
-
-class UnsupportedLayers(ValueError):  # noqa: N818
-    """Names every layer that cannot be quantized, and what to do about each.
-
-    Args:
-        reasons: {layer, or the part of a graph that stands for it: why}.
-    """
-
-    def __init__(self, reasons: Mapping[Any, str]):
-        self.reasons = dict(reasons)
-        lines = [
-            f"  {layer.name} ({getattr(layer, 'cls', type(layer)).__name__}): {why}"
-            for layer, why in reasons.items()
-        ]
-        super().__init__(
-            f"{len(lines)} of the model's layers cannot be quantized:\n"
-            + "\n".join(lines)
-            + '\nLeave a layer in float with overrides={"<its name>": qr.FLOAT}, or annotate it '
-            "with a QuantizeConfig of your own."
-        )
-
-
-def why_unmarkable(layer: Any) -> str:
-    """Why TFMOT cannot even mark a layer to be quantized, or nothing if it can."""
-    is_operator = isinstance(layer, keras.layers.Lambda) or type(layer).__name__.endswith(
-        "OpLambda"
-    )
-    return _advice(layer) if is_operator or isinstance(layer, keras.Model) else ""
-
-
-def objection(layer: Any, config: QuantizeConfig | None) -> str:
-    """Why TFMOT cannot quantize a layer by a config, or nothing if it can."""
-    if config is None:
-        return _advice(layer)
-    try:
-        config.get_output_quantizers(layer)
-        activations = [activation for activation, _ in config.get_activations_and_quantizers(layer)]
-    except ValueError as error:
-        activation = getattr(getattr(layer, "activation", None), "__name__", None)
-        return f"TFMOT does not know the activation {activation}" if activation else str(error)
-    names = [getattr(a, "__name__", type(a).__name__) for a in activations]
-    unknown = [name for name in names if name not in ACTIVATIONS]
-    return f"TFMOT does not know the activation {', '.join(unknown)}" if unknown else ""
-
-
-def _advice(layer: Any) -> str:
-    if isinstance(layer, keras.layers.BatchNormalization):
-        return "batch norm that follows no convolution or dense layer"
-    if isinstance(layer, keras.layers.Lambda) or type(layer).__name__.endswith("OpLambda"):
-        return "a raw operator or Lambda; write it as a Keras layer"
-    if isinstance(layer, keras.Model):
-        return "a model inside of the model; build one flat model"
-    if type(layer).__module__.startswith(("keras", "tf_keras")):
-        return "TFMOT has no QuantizeConfig for this layer"
-    return "a custom layer; annotate it with a QuantizeConfig that names its weights"
-
-
-def model_spec(
-    rounder: Any = "ste",
-    weight_bits: int | None = None,
-    activation_bits: int | None = None,
-    weights: Any = TensorSpec(),  # noqa: B008
-    activations: Any = TensorSpec(),  # noqa: B008
-    overrides: Any = (),
-) -> ModelSpec:
-    """A ModelSpec from the arguments of `qr.quantize_model`.
-
-    Args:
-        rounder: for weights and activations, unless `weights` or `activations` say otherwise.
-        weight_bits, activation_bits: 2 to 16; None as the base scheme has it.
-        weights, activations: what `qr.LayerSpec` takes.
-        overrides: {layer name pattern or class: LayerSpec}.
-    """
-    common = {"weights": weight_bits, "activations": activation_bits}
-    asked = LayerSpec(weights, activations)
-    base = LayerSpec(*(TensorSpec(bits=bits, rounder=rounder) for bits in common.values()))
-    return ModelSpec(asked.over(base), overrides)
-
-
-def as_model_spec(spec: Any = None, **settings: Any) -> ModelSpec:
-    """A ModelSpec from a ModelSpec, a LayerSpec, or the arguments of `model_spec`.
-
-    Raises:
-        TypeError: if both a spec and arguments are given, or the spec is neither.
-    """
-    if spec is None:
-        return model_spec(**settings)
-    if settings:
-        raise TypeError(f"Give either spec or {sorted(settings)}, not both.")
-    if isinstance(spec, LayerSpec):
-        return ModelSpec(spec.over(model_spec().default))
-    if isinstance(spec, ModelSpec):
-        return ModelSpec(spec.default.over(model_spec().default), spec.overrides)
-    raise TypeError(f"spec={spec!r} is neither a qr.ModelSpec nor a qr.LayerSpec.")

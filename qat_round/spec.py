@@ -264,3 +264,42 @@ def _matches(key: str, name: str, class_names: Iterable[str]) -> bool:
 
 def _shown(key: str) -> str:
     return f"the class {key[len(_CLASS) :]}" if key.startswith(_CLASS) else repr(key)
+
+
+def model_spec(
+    rounder: Any = "ste",
+    weight_bits: int | None = None,
+    activation_bits: int | None = None,
+    weights: Any = TensorSpec(),  # noqa: B008
+    activations: Any = TensorSpec(),  # noqa: B008
+    overrides: Any = (),
+) -> ModelSpec:
+    """A ModelSpec from the arguments of `qr.quantize_model`.
+
+    Args:
+        rounder: for weights and activations, unless `weights` or `activations` say otherwise.
+        weight_bits, activation_bits: 2 to 16; None as the base scheme has it.
+        weights, activations: what `qr.LayerSpec` takes.
+        overrides: {layer name pattern or class: LayerSpec}.
+    """
+    common = {"weights": weight_bits, "activations": activation_bits}
+    asked = LayerSpec(weights, activations)
+    base = LayerSpec(*(TensorSpec(bits=bits, rounder=rounder) for bits in common.values()))
+    return ModelSpec(asked.over(base), overrides)
+
+
+def as_model_spec(spec: Any = None, **settings: Any) -> ModelSpec:
+    """A ModelSpec from a ModelSpec, a LayerSpec, or the arguments of `model_spec`.
+
+    Raises:
+        TypeError: if both a spec and arguments are given, or the spec is neither.
+    """
+    if spec is None:
+        return model_spec(**settings)
+    if settings:
+        raise TypeError(f"Give either spec or {sorted(settings)}, not both.")
+    if isinstance(spec, LayerSpec):
+        return ModelSpec(spec.over(model_spec().default))
+    if isinstance(spec, ModelSpec):
+        return ModelSpec(spec.default.over(model_spec().default), spec.overrides)
+    raise TypeError(f"spec={spec!r} is neither a qr.ModelSpec nor a qr.LayerSpec.")

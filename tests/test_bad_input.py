@@ -40,7 +40,7 @@ VERBS = [qr.quantize_model, qr.annotate_model, qr.quantize_apply]
 verbs = pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.__name__)
 
 
-@pytest.mark.parametrize("verb", [qr.annotate_model, qr.quantize_apply])
+@verbs
 def test_a_keras_3_model_is_told_how_to_become_a_tf_keras_one(verb):
     with pytest.raises(TypeError, match=r"Keras 3 model \(Sequential\).*TF_USE_LEGACY_KERAS=1"):
         verb(keras3_model())

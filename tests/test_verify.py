@@ -241,5 +241,8 @@ def test_a_class_that_the_file_has_among_its_largest_agrees(dense):
     first = theirs.argmax(1)
     step = qr.verify_tflite(theirs, dense[1], ROWS).outputs[0].step
     other = theirs.copy()
-    other[np.arange(50), first[:50]] -= 1000.0 * step  # another class in 50 of 200 rows
-    assert qr.verify_tflite(other, dense[1], ROWS).top1_agreement == pytest.approx(0.75, abs=0.02)
+    other[np.arange(50), first[:50]] -= 1000.0 * step  # another class in the first 50 rows
+    _, middle, highest = np.sort(theirs[:50], axis=1).T
+    assert (middle == highest).any()  # a row of equal scores has no class to disagree about
+    expected = 1.0 - np.sum(middle < highest) / 200
+    assert qr.verify_tflite(other, dense[1], ROWS).top1_agreement == pytest.approx(expected)

@@ -111,6 +111,13 @@ class Rounder:
             object.__setattr__(bound, field, tensor)
         return bound
 
+    def prepared(self) -> dict[str, tf.Tensor]:
+        """What follows from the knobs alone, to be bound once before a pass over a grid's values.
+
+        Those are in steps from its lowest level: not negative.
+        """
+        return {}
+
     def __call__(self, x: Any, training: Any = True) -> tf.Tensor:
         x = tf.convert_to_tensor(x)
         if not x.dtype.is_floating:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from .._compat import tf
 from .base import Rounder, require, tensor
-from .exponential import exp_of_minus
+from .exponential import exp_of_minus, fast_tanh
 from .registry import register
 from .trig import nearest_and_rest
 
@@ -50,6 +50,8 @@ class SigmoidRound(Rounder):
     normalize: bool = True
 
     knobs: ClassVar[tuple[str, ...]] = ("slope", "center")
+    low: ClassVar[Any] = None  # on a bound copy: as `prepared`
+    scale: ClassVar[Any] = None
     hard_limits: ClassVar[Mapping[str, Any]] = {"slope": 1e6, "center": 0.5}
 
     def __post_init__(self) -> None:
@@ -69,31 +71,42 @@ class SigmoidRound(Rounder):
             return {}
         return {"integers": "without normalize the curve passes beside the integers"}
 
+    def prepared(self) -> dict[str, tf.Tensor]:
+        low, scale = self._low_and_scale(tf.float32)
+        return {"low": low, "scale": scale} if self.normalize else {}
+
     def soft(self, x: tf.Tensor) -> tf.Tensor:
         below, z = tf.floor(x), self._from_center(x)
         if not self.normalize:
             return below + tf.sigmoid(z)
-        low, high = self._ends(x)
-        return below + (tf.tanh(0.5 * z) - low) * (1.0 / (high - low))
+        low, scale = self._low_and_scale(x.dtype)
+        return below + (fast_tanh(0.5 * z) - low) * scale
 
     def pull_back(self, x: tf.Tensor, dy: tf.Tensor) -> tf.Tensor:
         e = exp_of_minus(tf.abs(self._from_center(x)))
         scale = tensor(self.slope, x.dtype)
         if self.normalize:
-            low, high = self._ends(x)
-            scale = scale * (2.0 / (high - low))
+            scale = scale * (2.0 * self._low_and_scale(x.dtype)[1])
         return dy * (scale * e / tf.square(1.0 + e))
 
     def _from_center(self, x: tf.Tensor) -> tf.Tensor:
-        """k(r-c), from the nearest integer: x - floor(x) is rounded where x is just below 0."""
+        """k(r-c), from the nearest integer: x - floor(x) is rounded where x is just below 0.
+
+        Prepared for a pass over a grid's values, none of which is, it saves the detour.
+        """
+        if self.low is not None:
+            return self.slope * (x - tf.floor(x) - self.center)
         _, rest = nearest_and_rest(x)
         center = tensor(self.center, x.dtype)
         return self.slope * (rest - tf.where(rest < 0.0, center - 1.0, center))
 
-    def _ends(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """tanh(z/2) at the cell's two ends."""
-        slope, center = tensor(self.slope, x.dtype), tensor(self.center, x.dtype)
-        return tf.tanh(-0.5 * slope * center), tf.tanh(0.5 * slope * (1.0 - center))
+    def _low_and_scale(self, dtype: tf.DType) -> tuple[tf.Tensor, tf.Tensor]:
+        """tanh(z/2) at the cell's lower end, and 1 over its rise to the upper end."""
+        if self.low is not None:
+            return self.low, self.scale
+        slope, center = tensor(self.slope, dtype), tensor(self.center, dtype)
+        low = fast_tanh(-0.5 * slope * center)
+        return low, 1.0 / (fast_tanh(0.5 * slope * (1.0 - center)) - low)
 
 
 @register("ramp")
