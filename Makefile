@@ -22,10 +22,10 @@ curves: .venv/.ready  ## Draws docs/curves.png and docs/curves.svg.
 	$(BIN)/python examples/curves.py
 
 test: lint  ## Lint, types, tests and doctests.
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-long: .venv/.ready  ## The tests that take minutes.
-	$(BIN)/python -m pytest -n 2 -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 lint: .venv/.ready  ## Format, lint, types.
 	$(BIN)/ruff format --check .

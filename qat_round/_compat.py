@@ -79,60 +79,6 @@ class InputQuantizeLayer(QuantizeLayer):  # type: ignore[misc, valid-type]
             self.built: bool = True
 
 
-@keras.utils.register_keras_serializable(package="qat_round")
-class RoundingWrapper(QuantizeWrapperV2):  # type: ignore[misc, valid-type]
-    """TFMOT's wrapper, with variables in `.keras` files that fit when the file is loaded.
-
-    The original lists the inner layer's weights among its own, once or twice and in one order or
-    another, depending on whether that layer was built before the wrapper; so what was saved, and
-    the optimizer's state, does not fit what is loaded. And it goes on training frozen layers.
-    """
-
-    def build(self, input_shape: Any) -> None:
-        if not self.layer.built:
-            self.layer.build(input_shape)
-            self.layer.built = True
-        super().build(input_shape)
-
-    @property
-    def trainable_weights(self) -> list[tf.Variable]:
-        return super().trainable_weights if self.trainable else []
-
-    @property
-    def non_trainable_weights(self) -> list[tf.Variable]:
-        frozen = [] if self.trainable else self._trainable_weights
-        return self._dedup_weights([*frozen, *super().non_trainable_weights])
-
-    def save_own_variables(self, store: Any) -> None:
-        for number, variable in enumerate(self._own_variables()):
-            store[str(number)] = variable.numpy()
-
-    def load_own_variables(self, store: Any) -> None:
-        own = self._own_variables()
-        if len(store.keys()) != len(own):
-            raise ValueError(
-                f"{self.name}: the file has {len(store.keys())} variables for this layer, but its "
-                f"quantizers make {len(own)}: {[v.name for v in own]}."
-            )
-        for number, variable in enumerate(own):
-            variable.assign(store[str(number)])
-
-    def _own_variables(self) -> list[tf.Variable]:
-        inner = {id(v) for v in self.layer._trainable_weights + self.layer._non_trainable_weights}
-        mine = self._dedup_weights(self._trainable_weights + self._non_trainable_weights)
-        return [v for v in mine if id(v) not in inner]
-
-
-def mend_saving(model: Any) -> Any:
-    """Makes a model of TFMOT's reload from `.keras`: the classes above add behaviour, no state."""
-    for layer in model.layers:
-        if type(layer) is QuantizeLayer:
-            layer.__class__ = InputQuantizeLayer
-        elif type(layer) is QuantizeWrapperV2:
-            layer.__class__ = RoundingWrapper
-    return model
-
-
 def trusting() -> contextlib.AbstractContextManager[None]:
     """Lets TFMOT rebuild Lambda layers: they come from a live model, not from somebody's file."""
     from tf_keras.src.saving import serialization_lib
@@ -145,7 +91,6 @@ def tfmot_objects() -> dict[str, type]:
     objects: dict[str, type] = {}
     for entry in tfmot.quantization.keras.quantize_scope().custom_objects:
         objects.update(entry)
-    objects["RoundingWrapper"] = RoundingWrapper
     objects["QuantizeLayer"] = objects["InputQuantizeLayer"] = InputQuantizeLayer
     return objects
 
@@ -155,6 +100,7 @@ def register_objects(objects: dict[str, type]) -> None:
     keras.utils.get_custom_objects().update(objects)
 
 
+@tf.autograph.experimental.do_not_convert  # converting all that is called here doubles a first step
 def smart_cond(pred: Any, true_fn: Callable[[], Any], false_fn: Callable[[], Any]) -> Any:
     """`tf.cond` where `pred` is a tensor of unknown value, the plain branch where it is known."""
     known = tf.get_static_value(pred) if tf.is_tensor(pred) else pred

@@ -59,7 +59,7 @@ def _least_and_greatest(model: Any, data: Iterable[Any]) -> dict[Any, np.ndarray
             found.append((weights["min_var"].ref(), quantizer.measure(x)))
             return quantizer.bypassed(x)
 
-        with observing(observer):
+        with observing(observer, bypass=True):
             model(batch[0] if len(batch) == 1 else batch, training=False)
         keys[:] = [key for key, _ in found]
         return [ends for _, ends in found]

@@ -1,40 +1,15 @@
-"""Grids that travel with tensors: what an operator that keeps its input's scale rounds to.
-
-TFLite gives some operators no scale of their own: pooling, padding, reshaping and resizing keep
-their input's. So a quantized tensor carries a note of the quantizer that made it (as Keras's masks
-travel), layers that only move values pass the note on, and those that average round to its grid.
-"""
+"""What has no range of its own: averages on their input's grid, biases on that of their sums."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
-from ._compat import is_exporting, tf
+from ._compat import is_exporting, keras, tf
 from .affine import fake_quant, native_fake_quant
+from .notes import GridNote, SumNote
 from .quantizers import RoundingQuantizer, quantize
 
 _TIE = 1e-4  # averages are multiples of 1/n apart; floats of them are this near, in steps
-_NOTE = "_qat_round_grid"
-
-
-class GridNote(NamedTuple):
-    """The quantizer that made a tensor, and the layer weights of its state."""
-
-    quantizer: RoundingQuantizer
-    weights: dict[str, Any]
-
-
-def note(tensor: Any, grid: GridNote | None) -> Any:
-    """The tensor, with a note of the grid that its values are on."""
-    if grid is not None and tf.is_tensor(tensor):
-        setattr(tensor, _NOTE, grid)
-    return tensor
-
-
-def noted(inputs: Any) -> GridNote | None:
-    """The grid of the first input that has a note."""
-    notes = (getattr(tensor, _NOTE, None) for tensor in tf.nest.flatten(inputs))
-    return next((grid for grid in notes if grid is not None), None)
 
 
 def on_noted_grid(y: tf.Tensor, grid: GridNote | None, training: Any) -> tf.Tensor:
@@ -81,3 +56,36 @@ def _half_away(y: tf.Tensor, grid: Any) -> tf.Tensor:
     signed = y / grid.step + (grid.zero_point - middle)
     whole = tf.sign(signed) * tf.floor(tf.abs(signed) + (0.5 + _TIE))
     return (whole - (grid.zero_point - middle)) * grid.step
+
+
+def bias_slip(sums: SumNote, layer: Any = None) -> tf.Tensor | None:
+    """What to add to sums so that their bias is a whole number of their steps, as in TFLite.
+
+    Where a batch norm follows, its factor f and offset count: the file's bias is
+    (bias - mean) f + beta, in steps of step |f|; the slip is divided by f, because it is added in
+    front of the batch norm.
+
+    Args:
+        sums: the note on the layer's input, or on what it is about to compute.
+        layer: the layer behind the sums, if it may be a batch norm.
+
+    Returns:
+        One value for each channel; None if there is no bias to round.
+    """
+    if isinstance(layer, keras.layers.BatchNormalization):
+        factor, mean, beta = _norm(layer)
+        offset = beta + (0.0 if sums.bias is None else sums.bias) * factor - mean * factor
+        return tf.math.divide_no_nan(_slip(offset, sums.step * tf.abs(factor)), factor)
+    return None if sums.bias is None else _slip(tf.convert_to_tensor(sums.bias), sums.step)
+
+
+def _slip(bias: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+    return tf.round(tf.math.divide_no_nan(bias, step)) * step - bias
+
+
+def _norm(layer: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Factor, mean and beta of a batch norm in inference."""
+    factor = tf.math.rsqrt(layer.moving_variance + layer.epsilon)
+    factor = factor * layer.gamma if layer.scale else factor
+    mean = tf.convert_to_tensor(layer.moving_mean)
+    return factor, mean, tf.convert_to_tensor(layer.beta) if layer.center else tf.zeros_like(mean)

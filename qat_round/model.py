@@ -12,7 +12,6 @@ from ._compat import (
     QuantizeScheme,
     is_keras3,
     keras,
-    mend_saving,
     tfmot,
     trusting,
 )
@@ -21,6 +20,7 @@ from .refusals import UnsupportedLayers, why_unmarkable
 from .scheme import RoundingScheme
 from .spec import FLOAT, LayerSpec, ModelSpec, as_model_spec
 from .tensors import is_quantized, quantized_tensors
+from .wrapper import mend_saving
 
 
 def quantize_model(

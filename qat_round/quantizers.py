@@ -18,6 +18,7 @@ from .affine import (
     grid_from_range,
     native_fake_quant,
 )
+from .notes import GridNote, note_grid
 from .ranges import FIRST_GUESS, Fixed, Range, get_range, measure
 from .rounding import Rounder, get
 
@@ -25,29 +26,43 @@ _CALIBRATED = 1e6  # counts as so many batches seen
 
 Observer = Callable[["RoundingQuantizer", tf.Tensor, dict[str, tf.Variable]], tf.Tensor]
 _observers: list[Observer] = []
+_bypasses: list[bool] = []
 
 
 @contextlib.contextmanager
-def observing(observer: Observer) -> Iterator[None]:
+def observing(observer: Observer, bypass: bool = False) -> Iterator[None]:
     """While open, every RoundingQuantizer gives what `observer(quantizer, x, weights)` gives.
 
     This is how calibration and layer comparison look into a model without changing it.
+
+    Args:
+        observer: what stands in for the quantizers.
+        bypass: whether it takes them out, so that the model is to compute as the float one.
     """
     _observers.append(observer)
+    _bypasses.append(bypass)
     try:
         yield
     finally:
-        _observers.remove(observer)
+        _observers.pop()
+        _bypasses.pop()
 
 
-@tf.autograph.experimental.do_not_convert  # nothing to convert: half of the first step's tracing
+def is_bypassed() -> bool:
+    """Whether the model is to compute as the float one."""
+    return bool(_bypasses) and _bypasses[-1]
+
+
+@tf.autograph.experimental.do_not_convert  # there is nothing in it that autograph has to convert
 def quantize(quantizer: Any, x: Any, training: Any, weights: dict[str, Any]) -> tf.Tensor:
     """What an open observer gives; else what the quantizer gives in training, or not."""
     if _observers:
-        return _observers[-1](quantizer, x, weights)
-    return smart_cond(
-        training, lambda: quantizer.train(x, weights), lambda: quantizer.infer(x, weights)
-    )
+        y = _observers[-1](quantizer, x, weights)
+    else:
+        y = smart_cond(
+            training, lambda: quantizer.train(x, weights), lambda: quantizer.infer(x, weights)
+        )
+    return note_grid(y, GridNote(getattr(quantizer, "owner", quantizer), weights))
 
 
 @keras.utils.register_keras_serializable(package="qat_round")

@@ -7,25 +7,167 @@ it can load.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ._compat import (
+    InputQuantizeLayer,
     QuantizeConfig,
-    RoundingWrapper,
+    QuantizeLayer,
+    QuantizeWrapperV2,
     deserialize_object,
+    is_exporting,
     keras,
     serialize_object,
     smart_cond,
     tf,
 )
-from .grids import GridNote, note, noted, on_noted_grid
-from .quantizers import RoundingQuantizer
+from .grids import bias_slip, on_noted_grid
+from .notes import SumNote, note_grid, note_sum, noted_grid, noted_sum
+from .quantizers import RoundingQuantizer, is_bypassed
 
 OWN, KEEPS, AVERAGES, NONE = "own", "keeps", "averages", "none"
 """What a layer does about its output's grid: its own quantizer, its input's (values only moved),
 its input's (values averaged), or nothing (fused into the next layer, or float)."""
+
+
+@keras.utils.register_keras_serializable(package="qat_round")
+class RoundingWrapper(QuantizeWrapperV2):  # type: ignore[misc, valid-type]
+    """TFMOT's wrapper, with variables in `.keras` files that fit when the file is loaded.
+
+    The original lists the inner layer's weights among its own, once or twice and in one order or
+    another, depending on whether that layer was built before the wrapper; so what was saved, and
+    the optimizer's state, does not fit what is loaded. And it goes on training frozen layers.
+    """
+
+    def build(self, input_shape: Any) -> None:
+        if not self.layer.built:
+            self.layer.build(input_shape)
+            self.layer.built = True
+        super().build(input_shape)
+
+    @property
+    def trainable_weights(self) -> list[tf.Variable]:
+        return super().trainable_weights if self.trainable else []
+
+    @property
+    def non_trainable_weights(self) -> list[tf.Variable]:
+        frozen = [] if self.trainable else self._trainable_weights
+        return self._dedup_weights([*frozen, *super().non_trainable_weights])
+
+    def save_own_variables(self, store: Any) -> None:
+        for number, variable in enumerate(self._own_variables()):
+            store[str(number)] = variable.numpy()
+
+    def load_own_variables(self, store: Any) -> None:
+        own = self._own_variables()
+        if len(store.keys()) != len(own):
+            raise ValueError(
+                f"{self.name}: the file has {len(store.keys())} variables for this layer, but its "
+                f"quantizers make {len(own)}: {[v.name for v in own]}."
+            )
+        for number, variable in enumerate(own):
+            variable.assign(store[str(number)])
+
+    def _own_variables(self) -> list[tf.Variable]:
+        inner = {id(v) for v in self.layer._trainable_weights + self.layer._non_trainable_weights}
+        mine = self._dedup_weights(self._trainable_weights + self._non_trainable_weights)
+        return [v for v in mine if id(v) not in inner]
+
+    def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:
+        with _as_in_the_file(self, inputs, training) as settled:
+            outputs = super().call(settled, training=training, **kwargs)
+        if noted_grid(outputs) is None and type(self.layer) in _MOVING:
+            note_grid(outputs, noted_grid(inputs))
+        return _with_sums(self, outputs, inputs)
+
+
+_L = keras.layers
+_MOVING = frozenset(
+    {_L.MaxPooling2D, _L.Flatten, _L.Reshape, _L.Permute, _L.ZeroPadding1D, _L.ZeroPadding2D}
+    | {_L.Cropping1D, _L.Cropping2D, _L.Dropout, _L.SpatialDropout1D, _L.SpatialDropout2D}
+    | {_L.GlobalMaxPooling1D, _L.GlobalMaxPooling2D}
+)  # layers that only move values, so that they stay on their grid
+
+
+@contextlib.contextmanager
+def _as_in_the_file(wrapper: Any, inputs: Any, training: Any) -> Iterator[Any]:
+    """While open, the layer's bias is a whole number of its sums' steps, outside of training.
+
+    Gives the layer's inputs, with the bias of sums in front of it put right as well. A graph that
+    is exported is left as it is: the converter rounds its biases itself.
+    """
+    layer, sums = wrapper.layer, noted_sum(inputs)
+    if is_exporting() or is_bypassed():
+        yield inputs
+        return
+    if sums is not None:
+        inputs = _shifted(inputs, bias_slip(sums, layer), training)
+    own = None if _is_open(wrapper) else _sums(wrapper, inputs)
+    if own is None or own.bias is None:
+        yield inputs
+        return
+    object.__setattr__(layer, "bias", _shifted(own.bias, bias_slip(own), training))
+    try:
+        yield inputs
+    finally:
+        object.__setattr__(layer, "bias", own.bias)
+
+
+def _shifted(x: Any, slip: Any, training: Any) -> Any:
+    if slip is None:
+        return x
+    training = keras.backend.learning_phase() if training is None else training
+    x = tf.convert_to_tensor(x)
+    return smart_cond(training, lambda: x, lambda: x + tf.cast(slip, x.dtype))
+
+
+def _with_sums(wrapper: Any, outputs: Any, inputs: Any) -> Any:
+    return note_sum(outputs, _sums(wrapper, inputs)) if _is_open(wrapper) else outputs
+
+
+def _is_open(wrapper: Any) -> bool:
+    """Whether the output is handed on without having been quantized."""
+    activations = wrapper._quantize_activations
+    inside = any(a._should_pre_quantize() or a._should_post_quantize() for a in activations)
+    return not wrapper._output_quantizers and not inside
+
+
+def _sums(wrapper: Any, inputs: Any) -> SumNote | None:
+    """The scale of a linear layer's sums, and its bias; None where either side has no grid."""
+    grid = noted_grid(inputs)
+    if grid is None or not hasattr(wrapper.layer, "use_bias") or len(wrapper._weight_vars) != 1:
+        return None
+    _, quantizer, state = wrapper._weight_vars[0]
+    if not hasattr(quantizer, "grid") or not hasattr(grid.quantizer, "grid"):
+        return None
+    step, by_channel = grid.quantizer.grid(grid.weights).step, quantizer.grid(state).step
+    if step.shape.rank or (
+        by_channel.shape.rank and by_channel.shape[0] not in (1, _outputs(wrapper))
+    ):
+        return None
+    return SumNote(step * by_channel, wrapper.layer.bias if wrapper.layer.use_bias else None)
+
+
+def _outputs(wrapper: Any) -> int:
+    """How many channels the layer gives."""
+    variable, layer = wrapper._weight_vars[0][0], wrapper.layer
+    if isinstance(layer, (_L.DepthwiseConv1D, _L.DepthwiseConv2D)):
+        return int(variable.shape[-1] * variable.shape[-2])
+    transposed = isinstance(layer, (_L.Conv1DTranspose, _L.Conv2DTranspose))
+    return int(variable.shape[-2 if transposed else -1])
+
+
+def mend_saving(model: Any) -> Any:
+    """Makes a model of TFMOT's reload from `.keras`: the classes above add behaviour, no state."""
+    for layer in model.layers:
+        if type(layer) is QuantizeLayer:
+            layer.__class__ = InputQuantizeLayer
+        elif type(layer) is QuantizeWrapperV2:
+            layer.__class__ = RoundingWrapper
+    return model
 
 
 @keras.utils.register_keras_serializable(package="qat_round")
@@ -124,18 +266,21 @@ class GridWrapper(RoundingWrapper):
         self.quantize_config.set_quantize_weights(self.layer, weights)
         if self._takes_training:
             kwargs["training"] = training
-        return self._on_grid(self.layer.call(inputs, **kwargs), inputs, training)
+        with _as_in_the_file(self, inputs, training) as settled:
+            outputs = self.layer.call(settled, **kwargs)
+        return _with_sums(self, self._on_grid(outputs, inputs, training), inputs)
 
     def _on_grid(self, outputs: Any, inputs: Any, training: Any) -> Any:
         kind = self.quantize_config.grid
         if kind == KEEPS:
-            return tf.nest.map_structure(lambda y: note(y, noted(inputs)), outputs)
+            return tf.nest.map_structure(lambda y: note_grid(y, noted_grid(inputs)), outputs)
         if kind == AVERAGES:
-            return note(on_noted_grid(outputs, noted(inputs), training), noted(inputs))
+            return on_noted_grid(outputs, noted_grid(inputs), training)
         if kind != OWN:
             return outputs
-        quantizer, state = self._output_quantizers[0], self._output_quantizer_vars
-        return note(_quantized(quantizer, outputs, training, state), GridNote(quantizer, state))
+        return _quantized(
+            self._output_quantizers[0], outputs, training, self._output_quantizer_vars
+        )
 
 
 def _quantized(quantizer: Any, x: Any, training: Any, state: Any) -> Any:

@@ -17,6 +17,7 @@ ROOMS = [  # each may import from those above it, and from itself
     "fused",
     "affine",
     "ranges",
+    "notes",
     "quantizers",
     "grids",
     "preserve",

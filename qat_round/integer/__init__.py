@@ -10,7 +10,6 @@ import dataclasses
 from typing import Any
 
 from qat_round._compat import InputQuantizeLayer, keras, tf
-from qat_round.grids import GridNote, note
 from qat_round.intake import float_graph
 from qat_round.intake.build import make_layer, set_weights
 from qat_round.intake.graph import Graph, Part, Ref, map_refs
@@ -91,12 +90,4 @@ def _quantized_input(planned: Plan, part: str, tensor: Any) -> Any:
     quantizer = planned.inputs.get(part)
     if quantizer is None:
         return tensor
-    return NotedInput(quantizer, name=f"quantize_{part}")(tensor)
-
-
-@keras.utils.register_keras_serializable(package="qat_round")
-class NotedInput(InputQuantizeLayer):
-    """Quantizes a model's input, and notes its grid."""
-
-    def call(self, inputs: Any, training: Any = None) -> Any:
-        return note(super().call(inputs, training), GridNote(self.quantizer, self.quantizer_vars))
+    return InputQuantizeLayer(quantizer, name=f"quantize_{part}")(tensor)
