@@ -56,10 +56,10 @@ def quantize_model(
         TypeError: for a setting of a wrong type.
 
     Example:
-        >>> model = keras.Sequential([keras.layers.Dense(2, input_shape=(3,))])
+        >>> model = keras.Sequential([keras.layers.Dense(2, input_shape=(3,), name="last")])
         >>> q = quantize_model(model, rounder="sine")
         >>> q.layers[-1].name
-        'quant_dense'
+        'quant_last'
     """
     named = {"rounder": rounder, "weight_bits": weight_bits, "activation_bits": activation_bits}
     settings |= {name: value for name, value in named.items() if value is not None}
@@ -93,8 +93,8 @@ def annotate_layer(layer: Any, spec: LayerSpec | None = None) -> Any:
         TypeError: if layer is no layer or spec no LayerSpec.
 
     Example:
-        >>> annotate_layer(keras.layers.Dense(2), LayerSpec(weights="sine")).layer.name
-        'dense'
+        >>> annotate_layer(keras.layers.Dense(2, name="last"), LayerSpec(weights="sine")).layer.name
+        'last'
     """
     if not isinstance(layer, keras.layers.Layer) or isinstance(layer, keras.Model):
         raise TypeError(f"annotate_layer: {layer!r} is no tf_keras layer. {_KERAS3_HINT}")
