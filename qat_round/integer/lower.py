@@ -76,7 +76,7 @@ def _hard_sigmoid(editor: Editor, part: Part, node: Node) -> Ref:
 
 
 def _hard_swish(editor: Editor, part: Part, node: Node) -> Ref:
-    """TFLite's own HARD_SWISH has too few bits inside: it is up to 8 steps off in MobileNetV3."""
+    """A gate and a product, whose integer kernels round once each, as the simulation does."""
     gate = dataclasses.replace(part, name=f"{part.name}_gate")
     return editor.emit(
         _L.Multiply,
