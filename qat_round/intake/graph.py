@@ -138,6 +138,7 @@ class Editor:
         self.parts = dict(graph.parts)
         self.nodes: dict[str, Node] = {}
         self.kept = list(graph.kept)
+        self.pieces: dict[tuple[str, str], str] = {}
         self._alias: dict[Ref, Ref] = {}
 
     def walk(self) -> Iterable[tuple[str, Node]]:

@@ -8,7 +8,7 @@ together again.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,11 @@ from qat_round.intake.read import part_names, read
 from qat_round.intake.trace import is_functional, trace
 
 _PREFIX = "quant_"
+
+Found = Callable[[str], dict[str, np.ndarray]]
+JOINERS: dict[type, Callable[[Part, Found], Sequence[np.ndarray]]] = {}
+"""For layers that quantization takes apart: from the part and a function that gives the weights of
+its piece `<part>_<suffix>` by name, to the layer's own weights in order."""
 
 
 def write_back(model: Any, original: Any) -> None:
@@ -136,6 +141,8 @@ def _path(variable: Any) -> tuple[str, ...]:
 
 def _arrays(names: list, part: Part, trained: Mapping) -> list[np.ndarray] | None:
     halves = (f"{part.name}_depthwise", f"{part.name}_pointwise")
+    if part.cls in JOINERS and part.name not in trained:
+        return _joined(part, trained)
     if part.name in trained:
         inner, variables = trained[part.name]
         if type(inner) is Affine and part.cls is not Affine and "epsilon" in part.config:
@@ -146,6 +153,20 @@ def _arrays(names: list, part: Part, trained: Mapping) -> list[np.ndarray] | Non
     else:
         return None
     return _matched(part, names, variables)
+
+
+def _joined(part: Part, trained: Mapping) -> list[np.ndarray] | None:
+    """The weights of a layer that was taken apart, from its pieces."""
+
+    def found(suffix: str) -> dict[str, np.ndarray]:
+        _, variables = trained[f"{part.name}_{suffix}"]
+        return {_path(v)[-1]: v.numpy() for v in variables}
+
+    try:
+        values = JOINERS[part.cls](part, found)
+    except KeyError:
+        return None
+    return [np.reshape(v, old.shape) for v, old in zip(values, part.weights, strict=True)]
 
 
 def _matched(part: Part, names: list, variables: list) -> list[np.ndarray] | None:

@@ -17,6 +17,7 @@ from qat_round.intake.patterns import affine_constants, merge_affines
 from qat_round.intake.split import split_separables
 
 from .kinds import kind_of
+from .rules import apply_rules
 
 _L = keras.layers
 
@@ -37,89 +38,6 @@ def lower(graph: Graph) -> Graph:
 
 def _pull(graph: Graph) -> Graph:
     return pull_activations(graph, fused=frozenset({"linear", "relu"}))
-
-
-def split_activations(graph: Graph) -> Graph:
-    """silu as sigmoid and product, hard-sigmoid as affine and clip, averages as sum and scale."""
-    editor = Editor(graph)
-    for name, node in editor.walk():
-        part = graph.parts[node.part]
-        rule = _rule(part)
-        if rule is None or not _is_plain(node):
-            editor.keep(name, node)
-        else:
-            editor.stand_in(name, [rule(editor, part, node)])
-    return editor.finish()
-
-
-def _rule(part: Part) -> Callable[[Editor, Part, Node], Ref] | None:
-    if part.cls is _L.Activation and part.config["activation"] in ("swish", "silu"):
-        return _silu
-    return _RULES.get(part.cls)
-
-
-def _is_plain(node: Node) -> bool:
-    return len(node.args) == 1 and not node.kwargs
-
-
-def _silu(editor: Editor, part: Part, node: Node) -> Ref:
-    x, spec = node.args[0], node.specs[0]
-    gate = editor.emit(_L.Activation, x, spec, f"{part.name}_sigmoid", activation="sigmoid")
-    return editor.emit(_L.Multiply, [x, gate], spec, part.name)
-
-
-def _hard_sigmoid(editor: Editor, part: Part, node: Node) -> Ref:
-    spec = node.specs[0]
-    sixth = {"scale": 1.0 / 6.0, "offset": 0.5}
-    line = editor.emit(ours.Affine, node.args[0], spec, f"{part.name}_affine", **sixth)
-    return editor.emit(ours.Clip, line, spec, part.name, low=0.0, high=1.0)
-
-
-def _hard_swish(editor: Editor, part: Part, node: Node) -> Ref:
-    """A gate and a product, whose integer kernels round once each, as the simulation does."""
-    gate = dataclasses.replace(part, name=f"{part.name}_gate")
-    return editor.emit(
-        _L.Multiply,
-        [node.args[0], _hard_sigmoid(editor, gate, node)],
-        node.specs[0],
-        part.name,
-    )
-
-
-def _elu(editor: Editor, part: Part, node: Node) -> Ref:
-    """relu(x) + alpha (exp(min(x, 0)) - 1): TFLite has an integer kernel for each."""
-    x, spec, alpha = node.args[0], node.specs[0], float(part.config.get("alpha", 1.0))
-    positive = editor.emit(_L.ReLU, x, spec, f"{part.name}_positive")
-    negative = editor.emit(ours.Clip, x, spec, f"{part.name}_negative", high=0.0)
-    power = editor.emit(_L.Activation, negative, spec, f"{part.name}_exp", activation="exponential")
-    shifted = {"scale": alpha, "offset": -alpha}
-    below = editor.emit(ours.Affine, power, spec, f"{part.name}_shift", **shifted)
-    return editor.emit(_L.Add, [positive, below], spec, part.name)
-
-
-def _prelu(editor: Editor, part: Part, node: Node) -> Ref:
-    """(1 - a) relu(x) + a x, a per channel."""
-    x, spec, alpha = node.args[0], node.specs[0], part.weights[0]
-    positive = editor.emit(_L.ReLU, x, spec, f"{part.name}_positive")
-    scale = (1.0 - alpha).tolist()
-    above = editor.emit(ours.Affine, positive, spec, f"{part.name}_above", scale=scale)
-    all_ = editor.emit(ours.Affine, x, spec, f"{part.name}_all", scale=alpha.tolist())
-    return editor.emit(_L.Add, [above, all_], spec, part.name)
-
-
-def _average(editor: Editor, part: Part, node: Node) -> Ref:
-    spec, count = node.specs[0], len(node.args[0])
-    total = editor.emit(_L.Add, node.args[0], spec, f"{part.name}_sum")
-    return editor.emit(ours.Affine, total, spec, part.name, scale=1.0 / count)
-
-
-_RULES = {
-    ours.HardSigmoid: _hard_sigmoid,
-    ours.HardSwish: _hard_swish,
-    _L.Average: _average,
-    _L.ELU: _elu,
-    _L.PReLU: _prelu,
-}
 
 
 def norms_without_host(graph: Graph) -> Graph:
@@ -241,7 +159,7 @@ def _reshaped(editor: Editor, x: Any, spec: Spec, name: str) -> Ref:
 LOWERINGS: tuple[Callable[[Graph], Graph], ...] = (
     split_separables,
     _pull,
-    split_activations,
+    apply_rules,
     norms_without_host,
     merge_affines,
     affines_into_hosts,
