@@ -9,6 +9,7 @@ from typing import Any
 from qat_round._compat import keras
 from qat_round.intake import layers as ours
 from qat_round.intake.graph import Part
+from qat_round.intake.layers_math import Divide, Elementwise, L2Normalize
 from qat_round.wrapper import AVERAGES, KEEPS, OWN
 
 _L = keras.layers
@@ -73,6 +74,9 @@ _KINDS: dict[type, Kind] = (
         _L.BatchNormalization: Kind(takes_relu=True),
         _L.Add: Kind(takes_relu=True),
         _L.Concatenate: Kind(joins=True),
+        _L.Maximum: Kind(joins=True),
+        _L.Minimum: Kind(joins=True),
+        L2Normalize: Kind(fixed=_SIGNED_UNIT),
         _L.Softmax: Kind(fixed=_PROBABILITY),
         _L.AveragePooling1D: Kind(grid=AVERAGES),
         _L.AveragePooling2D: Kind(grid=AVERAGES),
@@ -86,8 +90,9 @@ _KINDS: dict[type, Kind] = (
         (
             _L.Subtract,
             _L.Multiply,
-            _L.ReLU,
             _L.LeakyReLU,
+            Divide,
+            Elementwise,
             _L.GlobalAveragePooling1D,
             _L.GlobalAveragePooling2D,
             _L.Dot,
@@ -116,8 +121,6 @@ _KINDS: dict[type, Kind] = (
             _L.GaussianDropout,
             _L.AlphaDropout,
             _L.ActivityRegularization,
-            _L.Maximum,
-            _L.Minimum,
         ),
         _MOVED,
     )
@@ -160,14 +163,23 @@ def _resize(config: Mapping[str, Any]) -> Kind:
     return _MOVED if config["interpolation"] == "nearest" else Kind(grid=AVERAGES)
 
 
-def _clip(config: Mapping[str, Any]) -> Kind | None:
+def _clip(config: Mapping[str, Any]) -> Kind:
     """A clip is nothing but a range that does not move: the grid's ends do the clipping."""
     low, high = config.get("low"), config.get("high")
-    if low is None and high == 0.0:
-        return _MOVED
-    if low is None or high is None or not low <= 0.0 <= high or low == high:
-        return None
-    return Kind(fixed=(low, high))
+    if low is not None and high is not None and low <= 0.0 <= high and low < high:
+        return Kind(fixed=(low, high))
+    return Kind(grid=AVERAGES)  # the ends are rounded to the input's grid
+
+
+def _relu(config: Mapping[str, Any]) -> Kind | None:
+    plain = not config.get("negative_slope") and not config.get("threshold")
+    return _PLAIN if plain else None
+
+
+def _affine(config: Mapping[str, Any]) -> Kind | None:
+    """A product or a sum with a constant; both at once are two operators (see `lower`)."""
+    given = [key for key in ("scale", "offset") if config.get(key) is not None]
+    return Kind(weights=(Weight(given[0], axis=None),)) if len(given) == 1 else None
 
 
 _SPECIAL: dict[type, Callable[[Mapping[str, Any]], Kind | None]] = {
@@ -176,16 +188,14 @@ _SPECIAL: dict[type, Callable[[Mapping[str, Any]], Kind | None]] = {
     _L.Resizing: _resize,
     ours.Reduce: _reduce,
     ours.Clip: _clip,
+    ours.Affine: _affine,
+    _L.ReLU: _relu,
 }
 
 
 def is_grid_clip(part: Part) -> bool:
     """Whether the layer clips to an interval around 0, as the ends of a grid do by themselves."""
-    return (
-        part.cls is ours.Clip
-        and _clip(part.config) is not None
-        and part.config.get("low") is not None
-    )
+    return part.cls is ours.Clip and _clip(part.config).fixed is not None
 
 
 def is_relu(part: Part) -> bool:

@@ -12,12 +12,13 @@ from qat_round._compat import keras
 from qat_round.intake import layers as ours
 from qat_round.intake.activations import pull_activations
 from qat_round.intake.batch_norm import norm_as_affine
-from qat_round.intake.graph import Editor, Graph, Node, Part, Ref, Spec
+from qat_round.intake.graph import Editor, Graph, Node, Part, Ref
 from qat_round.intake.patterns import affine_constants, merge_affines
 from qat_round.intake.split import split_separables
 
 from .kinds import kind_of
 from .rules import apply_rules
+from .scaling import as_image, can_be_image
 
 _L = keras.layers
 
@@ -120,40 +121,43 @@ def _per_channel(affine: Part, channels: int) -> tuple[Any, Any]:
 
 
 def affines_as_depthwise(graph: Graph) -> Graph:
-    """A constant affine layer becomes a 1x1 depthwise convolution, with a scale per channel."""
+    """A constant affine layer becomes a 1x1 depthwise convolution, with a scale per channel.
+
+    One number alone stays a product or a sum with a constant; what varies over other axes becomes
+    a product and a sum.
+    """
     editor = Editor(graph)
     for name, node in editor.walk():
         part = graph.parts[node.part]
-        shape = node.specs[0].shape if part.cls is ours.Affine else None
-        if shape is None or None in shape[1:] or len(shape) < 2:
-            editor.keep(name, node)
-            continue
-        scale, offset = _per_channel(part, shape[-1])
-        if scale is None:
+        made = _as_depthwise(editor, part, node) if part.cls is ours.Affine else None
+        if made is None:
             editor.keep(name, node)
         else:
-            editor.stand_in(name, [_depthwise(editor, part, node, scale, offset)])
+            editor.stand_in(name, [made])
     return editor.finish()
 
 
-def _depthwise(
-    editor: Editor, part: Part, node: Node, scale: np.ndarray, offset: np.ndarray
-) -> Ref:
-    x, spec = node.args[0], node.specs[0]
-    batch, *middle, channels = spec.shape
-    flat = Spec((batch, int(np.prod(middle)), 1, channels), spec.dtype)
-    image = spec if len(middle) == 2 else flat
-    if image is flat:
-        x = _reshaped(editor, x, flat, f"{part.name}_expand")
+def _as_depthwise(editor: Editor, part: Part, node: Node) -> Ref | None:
+    given = [value for value in affine_constants(part) if value is not None]
+    if len(given) == 1 and np.size(given[0]) == 1:
+        return None
+    spec, x = node.specs[0], node.args[0]
+    scale, offset = _per_channel(part, spec.shape[-1]) if can_be_image(spec) else (None, None)
+    if scale is None:
+        return None if len(given) == 1 else _as_product_and_sum(editor, part, node)
     weights = (scale.reshape(1, 1, -1, 1).astype("float32"), offset.astype("float32"))
     config = {"kernel_size": 1, "dtype": spec.dtype}
     host = editor.add_part(Part(part.name, _L.DepthwiseConv2D, config, weights))
-    y = editor.call(host, x, image)
-    return y if image is spec else _reshaped(editor, y, spec, f"{part.name}_squeeze")
+    return as_image(editor, x, "affine", part.name, lambda y, s: editor.call(host, y, s))
 
 
-def _reshaped(editor: Editor, x: Any, spec: Spec, name: str) -> Ref:
-    return editor.emit(_L.Reshape, x, spec, name, target_shape=spec.shape[1:])
+def _as_product_and_sum(editor: Editor, part: Part, node: Node) -> Ref:
+    x = node.args[0]
+    for word, value in zip(("scale", "offset"), affine_constants(part), strict=True):
+        if value is not None:
+            number = {word: np.asarray(value).tolist()}
+            x = editor.emit(ours.Affine, x, node.specs[0], f"{part.name}_{word}", **number)
+    return x
 
 
 LOWERINGS: tuple[Callable[[Graph], Graph], ...] = (

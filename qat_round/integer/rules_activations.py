@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
+
 from qat_round._compat import keras
 from qat_round.intake import layers as ours
 from qat_round.intake.graph import Editor, Node, Part, Ref
+from qat_round.intake.layers_math import Divide, Elementwise
+from qat_round.intake.write_back import JOINERS, Found
 
 from .rules import rule
+from .scaling import scaled
 
 _L = keras.layers
 
 
-@rule(_L.Activation)
-def _silu(editor: Editor, part: Part, node: Node) -> Ref | None:
-    if part.config["activation"] not in ("swish", "silu"):
-        return None
-    x, spec = node.args[0], node.specs[0]
-    gate = editor.emit(_L.Activation, x, spec, f"{part.name}_sigmoid", activation="sigmoid")
-    return editor.emit(_L.Multiply, [x, gate], spec, part.name)
-
-
 @rule(ours.HardSigmoid)
 def _hard_sigmoid(editor: Editor, part: Part, node: Node) -> Ref:
-    spec = node.specs[0]
-    sixth = {"scale": 1.0 / 6.0, "offset": 0.5}
-    line = editor.emit(ours.Affine, node.args[0], spec, f"{part.name}_affine", **sixth)
+    return _line_and_clip(editor, part, node, 1.0 / 6.0)
+
+
+def _line_and_clip(editor: Editor, part: Part, node: Node, scale: float) -> Ref:
+    spec, constants = node.specs[0], {"scale": scale, "offset": 0.5}
+    line = editor.emit(ours.Affine, node.args[0], spec, f"{part.name}_affine", **constants)
     return editor.emit(ours.Clip, line, spec, part.name, low=0.0, high=1.0)
 
 
@@ -42,27 +41,85 @@ def _hard_swish(editor: Editor, part: Part, node: Node) -> Ref:
     )
 
 
+@rule(_L.Activation)
+def _by_name(editor: Editor, part: Part, node: Node) -> Ref | None:
+    """Activations that Keras knows by a word alone."""
+    found = _BY_NAME.get(part.config["activation"])
+    return None if found is None else found(editor, part, node)
+
+
+def _silu(editor: Editor, part: Part, node: Node) -> Ref:
+    x, spec = node.args[0], node.specs[0]
+    gate = editor.emit(_L.Activation, x, spec, f"{part.name}_sigmoid", activation="sigmoid")
+    return editor.emit(_L.Multiply, [x, gate], spec, part.name)
+
+
+def _sharp_sigmoid(editor: Editor, part: Part, node: Node) -> Ref:
+    """Keras 2's own hard-sigmoid, 0.2 x + 0.5 held in 0..1."""
+    return _line_and_clip(editor, part, node, 0.2)
+
+
+def _softsign(editor: Editor, part: Part, node: Node) -> Ref:
+    """x / (1 + |x|)."""
+    x, spec = node.args[0], node.specs[0]
+    size = editor.emit(Elementwise, x, spec, f"{part.name}_size", kind="abs")
+    more = editor.emit(ours.Affine, size, spec, f"{part.name}_shift", offset=1.0)
+    return editor.emit(Divide, [x, more], spec, part.name)
+
+
+def _selu(editor: Editor, part: Part, node: Node) -> Ref:
+    return _exponential_unit(editor, part, node, 1.6732632423543772, 1.0507009873554805)
+
+
 @rule(_L.ELU)
 def _elu(editor: Editor, part: Part, node: Node) -> Ref:
-    """relu(x) + alpha (exp(min(x, 0)) - 1): TFLite has an integer kernel for each."""
-    x, spec, alpha = node.args[0], node.specs[0], float(part.config.get("alpha", 1.0))
-    positive = editor.emit(_L.ReLU, x, spec, f"{part.name}_positive")
+    return _exponential_unit(editor, part, node, float(part.config.get("alpha", 1.0)), 1.0)
+
+
+def _exponential_unit(editor: Editor, part: Part, node: Node, alpha: float, scale: float) -> Ref:
+    """scale (relu(x) + alpha (exp(min(x, 0)) - 1)): TFLite has an integer kernel for each."""
+    x, spec = node.args[0], node.specs[0]
+    above = editor.emit(_L.ReLU, x, spec, f"{part.name}_positive")
+    if scale != 1.0:
+        above = editor.emit(ours.Affine, above, spec, f"{part.name}_above", scale=scale)
     negative = editor.emit(ours.Clip, x, spec, f"{part.name}_negative", high=0.0)
     power = editor.emit(_L.Activation, negative, spec, f"{part.name}_exp", activation="exponential")
-    shifted = {"scale": alpha, "offset": -alpha}
+    shifted = {"scale": scale * alpha, "offset": -scale * alpha}
     below = editor.emit(ours.Affine, power, spec, f"{part.name}_shift", **shifted)
-    return editor.emit(_L.Add, [positive, below], spec, part.name)
+    return editor.emit(_L.Add, [above, below], spec, part.name)
 
 
 @rule(_L.PReLU)
 def _prelu(editor: Editor, part: Part, node: Node) -> Ref:
-    """(1 - a) relu(x) + a x, a per channel."""
-    x, spec, alpha = node.args[0], node.specs[0], part.weights[0]
-    positive = editor.emit(_L.ReLU, x, spec, f"{part.name}_positive")
-    scale = (1.0 - alpha).tolist()
-    above = editor.emit(ours.Affine, positive, spec, f"{part.name}_above", scale=scale)
-    all_ = editor.emit(ours.Affine, x, spec, f"{part.name}_all", scale=alpha.tolist())
-    return editor.emit(_L.Add, [above, all_], spec, part.name)
+    """relu(x) + a min(x, 0)."""
+    x, spec = node.args[0], node.specs[0]
+    above = editor.emit(_L.ReLU, x, spec, f"{part.name}_positive")
+    negative = editor.emit(ours.Clip, x, spec, f"{part.name}_negative", high=0.0)
+    below = scaled(editor, part, negative, "slope", scale=part.weights[0])
+    return editor.emit(_L.Add, [above, below], spec, part.name)
+
+
+def _slopes(part: Part, found: Found) -> list[np.ndarray]:
+    try:
+        return [found("slope")["depthwise_kernel"]]
+    except KeyError:
+        return [found("slope_scale")["scale"]]
+
+
+JOINERS[_L.PReLU] = _slopes
+
+
+@rule(_L.ReLU)
+def _bent_relu(editor: Editor, part: Part, node: Node) -> Ref | None:
+    """A slope below the threshold, and perhaps a largest value; Keras computes it in float."""
+    config, x, spec = part.config, node.args[0], node.specs[0]
+    slope, start = float(config.get("negative_slope") or 0.0), config.get("threshold")
+    if start or not slope:
+        return None
+    y = editor.emit(_L.LeakyReLU, x, spec, f"{part.name}_leaky", alpha=slope)
+    if config.get("max_value") is None:
+        return y
+    return editor.emit(ours.Clip, y, spec, part.name, high=float(config["max_value"]))
 
 
 @rule(_L.Average)
@@ -70,3 +127,12 @@ def _average(editor: Editor, part: Part, node: Node) -> Ref:
     spec, count = node.specs[0], len(node.args[0])
     total = editor.emit(_L.Add, node.args[0], spec, f"{part.name}_sum")
     return editor.emit(ours.Affine, total, spec, part.name, scale=1.0 / count)
+
+
+_BY_NAME = {
+    "swish": _silu,
+    "silu": _silu,
+    "hard_sigmoid": _sharp_sigmoid,
+    "softsign": _softsign,
+    "selu": _selu,
+}
