@@ -9,12 +9,15 @@ print(qr.verify_tflite(q, "model.tflite", x_test).table())
 """
 
 from . import _compat, ranges, schedules, testing
+from .adopt import adopt
 from .affine import Grid, fake_quant, grid_from_range
 from .calibrate import calibrate
 from .callbacks import Anneal, knobs
 from .configs import RoundingConfig
+from .coverage import Coverage, LayerCoverage, coverage
 from .export import export_tflite
 from .intake import write_back
+from .integer.custom import register_layer
 from .model import annotate_layer, annotate_model, load_model, quantize_apply, quantize_model
 from .parity import OutputParity, Parity
 from .quantizers import RoundingQuantizer
@@ -41,10 +44,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Anneal",
+    "Coverage",
     "ExpectedRound",
     "FLOAT",
     "FourierRound",
     "Grid",
+    "LayerCoverage",
     "LayerSpec",
     "ModelSpec",
     "OutputParity",
@@ -59,9 +64,11 @@ __all__ = [
     "StochasticRound",
     "StraightThrough",
     "TensorSpec",
+    "adopt",
     "annotate_layer",
     "annotate_model",
     "calibrate",
+    "coverage",
     "export_tflite",
     "fake_quant",
     "get",
@@ -73,6 +80,7 @@ __all__ = [
     "quantize_model",
     "ranges",
     "register",
+    "register_layer",
     "round",
     "schedules",
     "summary",

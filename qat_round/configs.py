@@ -75,7 +75,17 @@ class RoundingConfig(QuantizeConfig):
         if self.spec.weights is None:
             return []
         pairs = self.base_config.get_weights_and_quantizers(layer)
-        return [(weight, swap(quantizer, self.spec.weights)) for weight, quantizer in pairs]
+        return [(weight, swap(quantizer, self._spec_of(weight))) for weight, quantizer in pairs]
+
+    def _spec_of(self, weight: Any) -> TensorSpec:
+        name = weight.name.split(":")[0].split("/")[-1]
+        spec = self.spec.weight(name)
+        if spec is None:
+            raise ValueError(
+                f"LayerSpec(weights={{{name!r}: None}}): under a TFMOT scheme no single weight can "
+                "be left in float. Leave base_scheme out, or give weights=None for all of them."
+            )
+        return spec
 
     def get_activations_and_quantizers(self, layer: Any) -> list[Any]:
         if self.spec.activations is None:
@@ -131,7 +141,7 @@ def _with_lasting_weight_quantizer(config: QuantizeConfig, spec: LayerSpec) -> Q
     if spec.weights is None or not isinstance(quantizer, PRUNE_QUANTIZERS + CLUSTER_QUANTIZERS):
         return config
     lasting = copy.copy(config)
-    lasting.weight_quantizer = swap(quantizer, spec.weights)
+    lasting.weight_quantizer = swap(quantizer, spec.weight("kernel") or TensorSpec())
     return lasting
 
 

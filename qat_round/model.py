@@ -29,21 +29,26 @@ def quantize_model(
     *,
     weight_bits: int | None = None,
     activation_bits: int | None = None,
-    base_scheme: QuantizeScheme | str | None = None,
+    base_scheme: QuantizeScheme | None = None,
     spec: ModelSpec | LayerSpec | None = None,
+    unsupported: str = "error",
+    safe_mode: bool = True,
     **settings: Any,
 ) -> Any:
     """A copy of a float model that is quantized while it trains, ready to `compile` and `fit`.
 
     Args:
-        model: a built tf_keras Sequential or Functional model; it is not changed.
+        model: a tf_keras or Keras 3 model, Functional, Sequential or nested, subclassed if its
+            `call` can be followed; or the path of a `.keras`, `.h5` or SavedModel. Not changed.
         rounder: what `qr.get` takes; for weights and activations; None for "ste".
         weight_bits, activation_bits: 2 to 16; None as the base scheme has it (8).
-        base_scheme: a TFMOT scheme that says what is quantized; the 8-bit TFLite scheme if None.
-            "integer" is our own (preview): it reads Keras 3, nested, subclassed models and files
-            too, rewrites what TFLite could not keep in integers, and gives tensors that TFLite
-            forces onto one scale one range. See docs/any_model.md.
+        base_scheme: None for our own plan, by which the file is the model integer for integer (see
+            docs/any_model.md); or a TFMOT scheme, which then says what is quantized, and takes
+            Functional and Sequential tf_keras models only.
         spec: a ModelSpec or LayerSpec, instead of rounder, bits and `settings`.
+        unsupported: "error" names the layers that TFLite cannot compute in integers; "float" leaves
+            them in float. `qr.coverage(model)` says beforehand which they are.
+        safe_mode: whether `Lambda` layers of files and of Keras 3 models are refused, as in Keras.
         **settings: `weights` and `activations` (a name, a Rounder, a TensorSpec, None for float)
             and `overrides` ({layer name pattern or class: LayerSpec}).
 
@@ -63,9 +68,31 @@ def quantize_model(
     """
     named = {"rounder": rounder, "weight_bits": weight_bits, "activation_bits": activation_bits}
     settings |= {name: value for name, value in named.items() if value is not None}
-    if base_scheme == "integer":
-        return _integer_model(model, as_model_spec(spec, **settings))
-    scheme = RoundingScheme(base_scheme, spec=spec, **settings)
+    check_unsupported(unsupported)
+    if base_scheme is None:
+        return _planned(model, as_model_spec(spec, **settings), unsupported, safe_mode)
+    return _by_scheme(model, RoundingScheme(base_scheme, spec=spec, **settings))
+
+
+def check_unsupported(unsupported: str) -> None:
+    """Raises a ValueError for another word than "error" and "float"."""
+    if unsupported not in ("error", "float"):
+        raise ValueError(
+            f'unsupported={unsupported!r} is unknown; allowed are "error" and "float".'
+        )
+
+
+def _planned(model: Any, spec: ModelSpec, unsupported: str, safe_mode: bool) -> Any:
+    _refuse_quantized(model, "quantize_model")
+    planned = integer.plan(model, spec, safe_mode)
+    if planned.refused and unsupported == "error":
+        raise UnsupportedLayers(planned.refused_layers())
+    quantized = integer.build(planned)
+    set_weight_ranges(quantized)
+    return quantized
+
+
+def _by_scheme(model: Any, scheme: RoundingScheme) -> Any:
     check_quantizable(model, "quantize_model")
     unmarkable = {layer: why for layer in model.layers if (why := why_unmarkable(layer))}
     annotated = _annotated(model, None, unmarkable)
@@ -189,22 +216,15 @@ def check_quantizable(model: Any, verb: str) -> None:
             f"{verb}: the model is not built, so its shapes are unknown. Call "
             "model.build(input_shape), or give the first layer an input_shape."
         )
-    if is_quantized(model):
+    _refuse_quantized(model, verb)
+
+
+def _refuse_quantized(model: Any, verb: str) -> None:
+    if isinstance(model, keras.Model) and model.built and is_quantized(model):
         raise ValueError(
             f"{verb}: the model is quantized already. Start from the float model, or go on "
             "training this one."
         )
-
-
-def _integer_model(model: Any, spec: ModelSpec) -> Any:
-    if isinstance(model, keras.Model) and is_quantized(model):
-        check_quantizable(model, "quantize_model")
-    planned = integer.plan(model, spec)
-    if planned.refused:
-        raise UnsupportedLayers(planned.refused_layers())
-    quantized = integer.build(planned)
-    set_weight_ranges(quantized)
-    return quantized
 
 
 def _given_scheme(spec: Any, base_scheme: Any, settings: dict[str, Any]) -> RoundingScheme:

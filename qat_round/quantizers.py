@@ -171,11 +171,16 @@ class RoundingQuantizer(Quantizer):
         return measure(x, self.grid_axis, self.symmetric, self.bits, self.narrow_range)
 
     def bypassed(self, x: Any) -> tf.Tensor:
-        """x as it is without quantization: held in a range that was given, else untouched."""
+        """x as it is without quantization: held in a range that was given, else untouched.
+
+        One step more than the range is let through: softmax reaches 1, its grid ends at 255/256.
+        """
         x = tf.convert_to_tensor(x)
         if not isinstance(self.range, Fixed) or self.range.lo is None:
             return x
-        return tf.clip_by_value(x, tf.cast(self.range.lo, x.dtype), tf.cast(self.range.hi, x.dtype))
+        lo, hi = self._start()
+        above = hi + (hi - lo) / (2**self.bits - 1)
+        return tf.clip_by_value(x, tf.cast(lo, x.dtype), tf.cast(above, x.dtype))
 
     def set_range(self, weights: dict[str, Any], ends: Any) -> None:
         """Stores [lo, hi] as found by calibration; a moving average goes on from it slowly.

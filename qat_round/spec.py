@@ -113,45 +113,111 @@ def _only(config: Mapping[str, Any], allowed: Iterable[str], owner: str) -> None
             )
 
 
+_NOT_GIVEN: Any = object()
+
+
 @dataclasses.dataclass(frozen=True)
 class LayerSpec:
     """How one layer is quantized: its weights, and what it gives.
 
     Args:
-        weights: a TensorSpec, what `qr.get` takes (a rounder), or None for float weights.
+        weights: a TensorSpec, what `qr.get` takes (a rounder), or None for float weights; or one of
+            these for each weight by its attribute, {"kernel": ..., "cell.kernel": ...}; those of a
+            built-in layer that are not named are quantized as ever, of a custom layer not at all.
         activations: the same for the layer's output and activation.
+        outputs: another word for `activations`; give one of the two.
+
+    Raises:
+        TypeError: if both `activations` and `outputs` are given.
 
     Example:
         >>> LayerSpec(weights=TensorSpec(bits=4), activations="ste").activations.rounder.name
         'ste'
+        >>> LayerSpec(weights={"kernel": "sine"}, outputs=None).weight("kernel").rounder.name
+        'sine'
     """
 
     weights: Any = TensorSpec()
     activations: Any = TensorSpec()
+    outputs: dataclasses.InitVar[Any] = _NOT_GIVEN
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "weights", tensor_spec(self.weights, "weights"))
+    def __post_init__(self, outputs: Any) -> None:
+        if outputs is not _NOT_GIVEN:
+            if self.activations != TensorSpec():
+                raise TypeError("LayerSpec: activations and outputs are one thing; give one.")
+            object.__setattr__(self, "activations", outputs)
+        object.__setattr__(self, "weights", _weight_specs(self.weights))
         object.__setattr__(self, "activations", tensor_spec(self.activations, "activations"))
+
+    @property
+    def by_weight(self) -> dict[str, TensorSpec | None]:
+        """The weights that have a spec of their own, by attribute."""
+        return dict(self.weights) if isinstance(self.weights, tuple) else {}
+
+    def weight(self, attribute: str) -> TensorSpec | None:
+        """The spec of one weight."""
+        if isinstance(self.weights, tuple):
+            return self.by_weight.get(attribute, TensorSpec())
+        return self.weights
 
     def over(self, base: LayerSpec) -> LayerSpec:
         """This spec, with `base` where this one says nothing."""
-        return LayerSpec(
-            _over(self.weights, base.weights), _over(self.activations, base.activations)
-        )
+        weights: Any
+        if isinstance(self.weights, tuple):
+            weights = {name: _over(w, base.weight(name)) for name, w in self.weights}
+        elif isinstance(base.weights, tuple) and self.weights is not None:
+            weights = {name: _over(self.weights, w) for name, w in base.weights}
+        else:
+            weights = _over(self.weights, base.weights)
+        return LayerSpec(weights, _over(self.activations, base.activations))
 
     def get_config(self) -> dict[str, Any]:
         """Plain data; False stands for "in float" (TOML has no null)."""
-        return {
-            "weights": False if self.weights is None else self.weights.get_config(),
-            "activations": False if self.activations is None else self.activations.get_config(),
-        }
+        if isinstance(self.weights, tuple):
+            weights = {name: _plain(spec) for name, spec in self.weights}
+        else:
+            weights = _plain(self.weights)
+        return {"weights": weights, "activations": _plain(self.activations)}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> LayerSpec:
         """The LayerSpec that `get_config` described."""
         _only(config, ("weights", "activations"), "LayerSpec")
-        parts = {name: None if part is False else part for name, part in config.items()}
+        parts = {name: _from_plain(part) for name, part in config.items()}
         return cls(**parts)
+
+
+LayerSpec.outputs = property(lambda spec: spec.activations)  # type: ignore[attr-defined]
+
+
+def _plain(spec: TensorSpec | None) -> Any:
+    return False if spec is None else spec.get_config()
+
+
+def _from_plain(part: Any) -> Any:
+    if part is False:
+        return None
+    named = isinstance(part, Mapping) and _names_weights(part)
+    return {k: _from_plain(v) for k, v in part.items()} if named else part
+
+
+def _weight_specs(given: Any) -> Any:
+    """A TensorSpec or None for all weights; or (attribute, one of these) for each that is named."""
+    if isinstance(given, tuple):
+        return given
+    if isinstance(given, Mapping) and _names_weights(given):
+        return tuple((k, tensor_spec(v, f"weights[{k!r}]")) for k, v in sorted(given.items()))
+    return tensor_spec(given, "weights")
+
+
+def _names_weights(given: Mapping[str, Any]) -> bool:
+    """Whether the keys are attributes of a layer, not settings of a tensor or a rounder."""
+    settings = {f.name for f in dataclasses.fields(TensorSpec)} | {"name"}
+    return bool(given) and not settings & set(given) and all(map(_is_spec, given.values()))
+
+
+def _is_spec(value: Any) -> bool:
+    return value is None or value is False or isinstance(value, (TensorSpec, str, Mapping, Rounder))
 
 
 FLOAT = LayerSpec(weights=None, activations=None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ from ._compat import QuantizeLayer, Quantizer, QuantizeWrapper
 from .affine import grid_from_range
 from .quantizers import RoundingQuantizer, is_first_guess
 from .ranges import FIRST_GUESS
+from .tables import as_text
 
 
 class QuantizedTensor(NamedTuple):
@@ -64,7 +64,7 @@ class QuantizedTensor(NamedTuple):
 
 def quantized_tensors(model: Any) -> list[QuantizedTensor]:
     """Every quantized tensor of a model, in the order of its layers."""
-    return [tensor for layer in model.layers for tensor in _of_layer(layer)]
+    return [tensor for layer in model.layers for tensor in tensors_of_layer(layer)]
 
 
 def is_quantized(model: Any) -> bool:
@@ -84,24 +84,20 @@ def summary(model: Any) -> str:
     Raises:
         ValueError: if the model is not quantized.
     """
-    from rich.table import Table
-
     require_quantized(model, "summary")
-    table = Table(title=f"{model.name}: quantized tensors")
-    for column in ("layer", "tensor", "bits", "rounder", "range", "lo .. hi", "scale"):
-        table.add_column(column, overflow="fold")
-    for tensor in quantized_tensors(model):
-        table.add_row(*_row(tensor))
+    columns = ("layer", "tensor", "bits", "rounder", "range", "lo .. hi", "scale")
+    rows = [_row(tensor) for tensor in quantized_tensors(model)]
+    table = as_text(f"{model.name}: quantized tensors", columns, rows)
     in_float = [f"  {name}: {why}" for name, why in float_layers(model).items()]
     note = "In float:\n" + "\n".join(in_float) if in_float else "Nothing stays in float."
-    return f"{_text(table)}{note}"
+    return f"{table}{note}"
 
 
 def float_layers(model: Any) -> dict[str, str]:
     """Layers that quantize nothing of their own -> the reason."""
     reasons = {}
     for layer in model.layers:
-        if not any(True for _ in _of_layer(layer)):
+        if not any(True for _ in tensors_of_layer(layer)):
             reason = _why_float(layer)
             if reason:
                 reasons[layer.name] = reason
@@ -116,7 +112,8 @@ def require_quantized(model: Any, verb: str) -> None:
         )
 
 
-def _of_layer(layer: Any) -> Iterator[QuantizedTensor]:
+def tensors_of_layer(layer: Any) -> Iterator[QuantizedTensor]:
+    """Every quantized tensor of one layer."""
     if isinstance(layer, QuantizeLayer):
         if layer.quantizer is not None and _has_range(layer.quantizer_vars):
             yield QuantizedTensor(layer, "input", layer.quantizer, layer.quantizer_vars, None)
@@ -167,11 +164,3 @@ def _row(tensor: QuantizedTensor) -> list[str]:
     ends = "never set" if tensor.is_first_guess else f"{np.min(lo):.4g} .. {np.max(hi):.4g}"
     steps = "-" if tensor.is_first_guess else f"{np.mean(scale):.4g}{channels}"
     return [tensor.layer.name, tensor.name, str(tensor.bits), rounder, range_, ends, steps]
-
-
-def _text(table: Any) -> str:
-    from rich.console import Console
-
-    out = io.StringIO()
-    Console(file=out, width=120).print(table)
-    return out.getvalue()

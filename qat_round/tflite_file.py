@@ -60,13 +60,16 @@ class TFLiteFile:
 
     def float_operators(self) -> dict[str, int]:
         """Operators that compute in float, besides QUANTIZE and DEQUANTIZE -> how many."""
-        found = [
-            op.name
+        return dict(collections.Counter(name for name, _ in self.float_results()))
+
+    def float_results(self) -> list[tuple[str, str]]:
+        """For each operator that computes in float, its name and that of what it gives."""
+        return [
+            (op.name, tensors[op.outputs[0]].name if op.outputs else "")
             for tensors, operators in self._graphs
             for op in operators
             if op.name not in _CASTS and _in_float(op, tensors)
         ]
-        return dict(collections.Counter(found))
 
     def tensor_types(self) -> dict[str, int]:
         """Tensor types -> how many tensors."""

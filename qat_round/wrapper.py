@@ -84,6 +84,14 @@ class RoundingWrapper(QuantizeWrapperV2):  # type: ignore[misc, valid-type]
         return _with_sums(self, outputs, inputs)
 
 
+@keras.utils.register_keras_serializable(package="qat_round")
+class AdoptedWrapper(RoundingWrapper):
+    """Computes as TFMOT's wrapper does, so that what a model answers stays as it was."""
+
+    def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:
+        return super(RoundingWrapper, self).call(inputs, training=training, **kwargs)
+
+
 _L = keras.layers
 _MOVING = frozenset(
     {_L.MaxPooling2D, _L.Flatten, _L.Reshape, _L.Permute, _L.ZeroPadding1D, _L.ZeroPadding2D}

@@ -66,7 +66,7 @@ def everything_net():
 def everything():
     x = images(scale=255.0)
     float_model = settled(everything_net(), x)
-    model = qr.quantize_model(float_model, "ste", base_scheme="integer")
+    model = qr.quantize_model(float_model, "ste")
     qr.calibrate(model, x)
     return float_model, model, x
 
@@ -159,7 +159,7 @@ def test_token_ids_are_not_quantized():
 def test_averages_round_as_the_kernel_does(padding):
     x = keras.Input((8, 8, 2))
     model = keras.Model(x, layers.AveragePooling2D(2, 1, padding=padding)(x))
-    quantized = qr.quantize_model(model, base_scheme="integer")
+    quantized = qr.quantize_model(model)
     inputs = images(32, 8, 2) * 2.0 - 1.0
     qr.calibrate(quantized, inputs)
     parity = qr.verify_tflite(quantized, qr.export_tflite(quantized), inputs)
@@ -171,7 +171,7 @@ def test_dense_weights_are_quantized_per_channel_and_found_again():
     x = keras.Input((16,))
     model = keras.Model(x, layers.Dense(6, name="dense")(x))
     model.layers[-1].kernel.assign(model.layers[-1].kernel * [[1.0, 0.1, 10.0, 0.01, 2.0, 5.0]])
-    quantized = qr.quantize_model(model, base_scheme="integer")
+    quantized = qr.quantize_model(model)
     rows = np.random.default_rng(0).normal(size=(64, 16)).astype(np.float32)
     qr.calibrate(quantized, rows)
     tflite = qr.export_tflite(quantized)
@@ -185,7 +185,7 @@ def test_an_even_bias_is_exported_right():
     model = keras.Model(x, layers.Conv2D(3, 1, bias_initializer="ones", name="conv")(x))
     scales = np.array([1.0, 0.01, 7.0], np.float32)
     model.get_layer("conv").kernel.assign(model.get_layer("conv").kernel * scales)
-    quantized = qr.quantize_model(model, base_scheme="integer")
+    quantized = qr.quantize_model(model)
     inputs = images(8, 4, 2)
     qr.calibrate(quantized, inputs)
     parity = qr.verify_tflite(quantized, qr.export_tflite(quantized), inputs)
@@ -199,25 +199,26 @@ def test_keras3_models_are_read():
     x = keras3.Input((8, 8, 3))
     y = keras3.layers.Conv2D(4, 3, activation="relu")(x)
     model = keras3.Model(x, keras3.layers.GlobalAveragePooling2D()(y))
-    quantized = qr.quantize_model(model, base_scheme="integer")
+    quantized = qr.quantize_model(model)
     inputs = images(4, 8, 3)
     expected = np.asarray(model(inputs))
     assert np.abs(bypassed(quantized, inputs) - expected).max() < 1e-5 * np.ptp(expected)
 
 
 def test_layers_that_have_no_integer_operator_are_all_named():
-    x = keras.Input((6, 4))
-    y = layers.LayerNormalization(name="norm")(layers.GRU(3, return_sequences=True, name="gru")(x))
-    with pytest.raises(ValueError, match=r"(?s)2 of the model's.*gru \(GRU\).*norm \(LayerNorm"):
-        qr.quantize_model(keras.Model(x, y), base_scheme="integer")
+    x = keras.Input((6, 4, 4, 2))
+    y = layers.Activation("softplus", name="soft")(layers.Conv3D(3, 2, name="volume")(x))
+    model = keras.Model(x, y)
+    with pytest.raises(ValueError, match=r"(?s)2 of the model's.*volume \(Conv3D\).*soft \(Acti"):
+        qr.quantize_model(model)
+    in_float = qr.summary(qr.quantize_model(model, unsupported="float"))
+    assert "quant_volume: TFLite's CONV_3D" in in_float
 
 
 def test_float_layers_stay_in_float():
     x = keras.Input((6,))
     y = layers.Dense(3, name="last")(layers.Dense(4, name="first")(x))
-    model = qr.quantize_model(
-        keras.Model(x, y), base_scheme="integer", overrides={"last": qr.FLOAT}
-    )
+    model = qr.quantize_model(keras.Model(x, y), overrides={"last": qr.FLOAT})
     assert "quant_last" in qr.summary(model)
     assert "qr.FLOAT" in qr.summary(model)
 

@@ -202,10 +202,16 @@ def conv1d_as_conv2d(model: Any) -> Any:
     return _rewritten(model, (conv1ds_as_conv2d,))
 
 
-def float_graph(model: Any, *, safe_mode: bool = True) -> Graph:
-    """What `to_functional` makes, as a `Graph` that is not built yet."""
-    source = open_model(model, safe_mode=safe_mode)
-    return _graph(source.model, REWRITES)
+def read_graph(model: Any, *, safe_mode: bool = True) -> Graph:
+    """A model as a flat `Graph`, as it is."""
+    return _graph(open_model(model, safe_mode=safe_mode).model, ())
+
+
+def rewritten(graph: Graph) -> Graph:
+    """A graph after all that `to_functional` always does."""
+    for rewrite in REWRITES:
+        graph = rewrite(graph)
+    return graph
 
 
 def _rewritten(model: Any, rewrites: tuple[Callable[[Graph], Graph], ...]) -> Any:

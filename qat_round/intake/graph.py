@@ -44,13 +44,32 @@ class Spec:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """The layer of the user's model that a part stands for, or is a piece of."""
+
+    name: str
+    cls: type
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of its class and of all that it inherits from."""
+        return [cls.__name__ for cls in self.cls.__mro__]
+
+
+@dataclass(frozen=True)
 class Part:
-    """A layer, not yet made: its class, its config and its weights."""
+    """A layer, not yet made: its class, its config, its weights, and what it was made from."""
 
     name: str
     cls: type
     config: Mapping[str, Any]
     weights: tuple[np.ndarray, ...] = ()
+    made_from: Origin | None = None
+
+    @property
+    def origin(self) -> Origin:
+        """The user's layer behind it: itself, unless a rewrite made it."""
+        return self.made_from or Origin(self.name, self.cls)
 
 
 @dataclass(frozen=True)
@@ -139,12 +158,14 @@ class Editor:
         self.nodes: dict[str, Node] = {}
         self.kept = list(graph.kept)
         self.pieces: dict[tuple[str, str], str] = {}
+        self._origin: Origin | None = None
         self._alias: dict[Ref, Ref] = {}
 
     def walk(self) -> Iterable[tuple[str, Node]]:
         """Each old call in order, its arguments already pointing into the new graph."""
         for name, node in self.graph.nodes.items():
             args, kwargs = map_refs(self.resolve, (node.args, dict(node.kwargs)))
+            self._origin = self.graph.parts[node.part].origin
             yield name, replace(node, args=args, kwargs=kwargs)
 
     def resolve(self, ref: Ref) -> Ref:
@@ -166,7 +187,8 @@ class Editor:
     def add_part(self, part: Part) -> str:
         """Adds a layer under its name, or the next free one; gives the name."""
         name = free_name(part.name, self.parts)
-        self.parts[name] = replace(part, name=name, config={**part.config, "name": name})
+        config, origin = {**part.config, "name": name}, part.made_from or self._origin
+        self.parts[name] = replace(part, name=name, config=config, made_from=origin)
         return name
 
     def call(self, part: str, args: Any, spec: Spec, **kwargs: Any) -> Ref:
@@ -190,9 +212,16 @@ class Editor:
         outputs = map_refs(self.resolve, self.graph.outputs)
         nodes = _living(self.nodes, refs_in(outputs), refs_in(self.graph.inputs))
         used = {node.part for node in nodes.values()}
-        parts = {name: part for name, part in self.parts.items() if name in used}
+        parts = {name: self._named(part) for name, part in self.parts.items() if name in used}
         kept = tuple(name for name in dict.fromkeys(self.kept) if name in parts)
         return replace(self.graph, parts=parts, nodes=nodes, outputs=outputs, kept=kept)
+
+    def _named(self, part: Part) -> Part:
+        """A part that took another's place under its name, with the other's origin."""
+        old = self.graph.parts.get(part.name)
+        if part.made_from is not None or old is None or old.origin == part.origin:
+            return part
+        return replace(part, made_from=old.origin)
 
 
 def _living(nodes: Mapping[str, Node], ends: list[Ref], inputs: list[Ref]) -> dict[str, Node]:

@@ -7,13 +7,15 @@ which grid), and built once, each layer in its wrapper.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 from qat_round._compat import InputQuantizeLayer, keras, tf
-from qat_round.intake import float_graph
+from qat_round.intake import read_graph, rewritten
 from qat_round.intake.build import make_layer, set_weights
 from qat_round.intake.graph import Graph, Part, Ref, map_refs
-from qat_round.spec import ModelSpec
+from qat_round.quantizers import is_bypassed
+from qat_round.spec import FLOAT, ModelSpec
 from qat_round.wrapper import GridWrapper, LayerQuantizers
 
 from . import (  # noqa: F401
@@ -25,7 +27,7 @@ from . import (  # noqa: F401
 )
 from .kinds import is_grid_clip
 from .lower import lower
-from .plan import Plan
+from .plan import Plan, spec_of
 
 __all__ = ["Plan", "build", "lower", "plan"]
 
@@ -34,11 +36,16 @@ PREFIX = "quant_"
 
 def plan(model: Any, spec: ModelSpec, safe_mode: bool = True) -> Plan:
     """What will be quantized in a model, and what stands in the way."""
-    graph = float_graph(model, safe_mode=safe_mode)
-    spec.check_matches(
-        (part.name, [cls.__name__ for cls in part.cls.__mro__]) for part in graph.parts.values()
-    )
-    return Plan(lower(graph), spec)
+    source = read_graph(model, safe_mode=safe_mode)
+    spec.check_matches(_known_layers(source))
+    graph = lower(rewritten(source), lambda part: spec_of(spec, part) == FLOAT)
+    return Plan(graph, spec, source)
+
+
+def _known_layers(graph: Graph) -> Iterator[tuple[str, list[str]]]:
+    """Names and class names by which a user may call the layers."""
+    for part in graph.parts.values():
+        yield part.name, part.origin.class_names
 
 
 def build(planned: Plan) -> Any:
@@ -81,16 +88,31 @@ def _as_made(part: Part, config: LayerQuantizers) -> Part:
     """A clip to its grid's own ends does nothing else: no operator is made for it."""
     if config.output is None or not is_grid_clip(part):
         return part
-    base = {key: part.config[key] for key in ("name", "dtype") if key in part.config}
+    wanted = ("name", "dtype", "low", "high")
+    base = {key: part.config[key] for key in wanted if key in part.config}
     return dataclasses.replace(part, cls=GridClip, config=base)
 
 
 @keras.utils.register_keras_serializable(package="qat_round")
 class GridClip(keras.layers.Layer):
-    """Hands its input on; the fixed range of its quantizer clips it."""
+    """Hands its input on; the fixed range of its quantizer clips it.
+
+    Args:
+        low, high: the ends, for when there is no quantizer.
+        **kwargs: as for any Keras layer.
+    """
+
+    def __init__(self, low: float, high: float, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.low, self.high = float(low), float(high)
 
     def call(self, inputs: Any) -> Any:
+        if is_bypassed():
+            return tf.clip_by_value(inputs, self.low, self.high)
         return tf.identity(inputs)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "low": self.low, "high": self.high}
 
 
 def _quantized_input(planned: Plan, part: str, tensor: Any) -> Any:

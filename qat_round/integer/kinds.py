@@ -147,7 +147,12 @@ def kind_of(part: Part) -> Kind | None:
     special = _SPECIAL.get(part.cls)
     if special is not None:
         return special(part.config)
-    return _KINDS.get(part.cls)
+    return next((_KINDS[cls] for cls in part.cls.__mro__ if _computes_as(part.cls, cls)), None)
+
+
+def _computes_as(cls: type, base: type) -> bool:
+    """Whether a class is a known one, or a subclass of it that leaves its `call` alone."""
+    return base in _KINDS and getattr(cls, "call", None) is getattr(base, "call", None)
 
 
 def _activation(config: Mapping[str, Any]) -> Kind | None:

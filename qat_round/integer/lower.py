@@ -23,17 +23,18 @@ from .scaling import as_image, can_be_image
 _L = keras.layers
 
 
-def lower(graph: Graph) -> Graph:
+def lower(graph: Graph, is_float: Callable[[Part], bool] = lambda part: False) -> Graph:
     """The graph in layers of which as many as possible have a `Kind`.
 
     Args:
         graph: a flat graph, as intake makes it.
+        is_float: which layers stay in float, and so as they are.
 
     Returns:
         A graph with equal inference outputs.
     """
     for rewrite in LOWERINGS:
-        graph = rewrite(graph)
+        graph = apply_rules(graph, is_float) if rewrite is apply_rules else rewrite(graph)
     return graph
 
 
@@ -143,7 +144,7 @@ def _as_depthwise(editor: Editor, part: Part, node: Node) -> Ref | None:
         return None
     spec, x = node.specs[0], node.args[0]
     scale, offset = _per_channel(part, spec.shape[-1]) if can_be_image(spec) else (None, None)
-    if scale is None:
+    if scale is None or offset is None:
         return None if len(given) == 1 else _as_product_and_sum(editor, part, node)
     weights = (scale.reshape(1, 1, -1, 1).astype("float32"), offset.astype("float32"))
     config = {"kernel_size": 1, "dtype": spec.dtype}
@@ -160,7 +161,7 @@ def _as_product_and_sum(editor: Editor, part: Part, node: Node) -> Ref:
     return x
 
 
-LOWERINGS: tuple[Callable[[Graph], Graph], ...] = (
+LOWERINGS: tuple[Callable[..., Graph], ...] = (
     split_separables,
     _pull,
     apply_rules,

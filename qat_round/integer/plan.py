@@ -8,15 +8,16 @@ operator there (convolution, batch norm, ReLU), or because the reader's scale is
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from qat_round._compat import keras, tf
-from qat_round.intake.graph import Graph, Node, Part, Ref
+from qat_round.intake.graph import Graph, Node, Origin, Part, Ref
 from qat_round.quantizers import RoundingQuantizer
 from qat_round.ranges import Fixed
 from qat_round.spec import FLOAT, LayerSpec, ModelSpec, TensorSpec
 from qat_round.wrapper import KEEPS, NONE, OWN, LayerQuantizers
 
+from .custom import is_registered, kind_of_custom, registered
 from .kinds import Kind, Weight, is_grid_clip, is_relu, kind_of
 
 _COMMON: dict[str, Any] = {"bits": 8, "rounder": "ste"}
@@ -25,19 +26,13 @@ _OUTPUTS = _COMMON | {"range": "moving_average"}
 _INPUTS = _COMMON | {"range": "all_values"}
 
 
-class Refused(NamedTuple):
-    """A layer that stays out of integers."""
-
-    name: str
-    cls: type
-
-
 class Plan:
     """What to quantize in a graph.
 
     Args:
         graph: a graph of layers as `lower` gives.
         spec: the user's ModelSpec.
+        source: the graph as it was read, before any rewrite.
 
     Attributes:
         inputs: {input part: its RoundingQuantizer}, without those that stay as they are.
@@ -45,8 +40,9 @@ class Plan:
         refused: {part: why TFLite cannot compute it in integers}.
     """
 
-    def __init__(self, graph: Graph, spec: ModelSpec):
+    def __init__(self, graph: Graph, spec: ModelSpec, source: Graph):
         self.graph = graph
+        self.source = source
         self.spec = spec
         self._consumers = graph.consumers()
         self._calls = _calls_by_part(graph)
@@ -56,17 +52,19 @@ class Plan:
         self.refused: dict[str, str] = {}
         self.layers = {name: self._layer(p) for name, p in graph.parts.items() if name not in ends}
 
-    def refused_layers(self) -> dict[Refused, str]:
-        """The layers that stand in the way, and why."""
+    def refused_layers(self) -> dict[Origin, str]:
+        """The user's layers that stand in the way, and why."""
         parts = self.graph.parts
-        return {Refused(name, parts[name].cls): why for name, why in self.refused.items()}
+        return {parts[name].origin: why for name, why in self.refused.items()}
 
     def layer_spec(self, part: Part) -> LayerSpec:
         """The user's spec for a layer."""
-        return self.spec.for_layer(part.name, [cls.__name__ for cls in part.cls.__mro__])
+        return spec_of(self.spec, part)
 
     def _kind(self, part: Part) -> Kind | None:
-        return None if self.layer_spec(part) == FLOAT else kind_of(part)
+        if self.layer_spec(part) == FLOAT:
+            return None
+        return kind_of_custom(part) if is_registered(part.cls) else kind_of(part)
 
     def _layer(self, part: Part) -> LayerQuantizers:
         kind, spec = self._kinds[part.name], self.layer_spec(part)
@@ -77,7 +75,7 @@ class Plan:
         if kind is None:
             self.refused[part.name] = _why_not(part)
             return LayerQuantizers(why=self.refused[part.name])
-        weights = {} if spec.weights is None else self._weights(part, kind, spec.weights)
+        weights = self._weights(part, kind, spec)
         if kind.grid != OWN:
             return LayerQuantizers(weights, grid=kind.grid)
         if self._is_open(part) or spec.activations is None:
@@ -94,8 +92,9 @@ class Plan:
         pointwise = part.cls is keras.layers.DepthwiseConv2D and part.config["kernel_size"] == 1
         return pointwise and any(ref.node in ends for call in calls for ref in call.refs)
 
-    def _weights(self, part: Part, kind: Kind, spec: TensorSpec) -> dict[str, RoundingQuantizer]:
-        return {weight.attribute: _weight(weight, spec) for weight in kind.weights}
+    def _weights(self, part: Part, kind: Kind, spec: LayerSpec) -> dict[str, RoundingQuantizer]:
+        asked = {weight: spec.weight(weight.attribute) for weight in kind.weights}
+        return {w.attribute: _weight(w, s) for w, s in asked.items() if s is not None}
 
     def _input(self, name: str) -> RoundingQuantizer | None:
         part, spec = self.graph.parts[name], self.layer_spec(self.graph.parts[name]).activations
@@ -148,6 +147,14 @@ class Plan:
         return kind is not None and kind.joins
 
 
+def spec_of(spec: ModelSpec, part: Part) -> LayerSpec:
+    """The spec of a part: what the user says of the layer behind it, over what is registered."""
+    origin = part.origin
+    found = spec.for_layer(origin.name, origin.class_names)
+    own = registered(origin.cls)
+    return found if own is None or found == FLOAT else own.over(found)
+
+
 def _calls_by_part(graph: Graph) -> Mapping[str, list[tuple[str, Node]]]:
     calls: dict[str, list[tuple[str, Node]]] = {name: [] for name in graph.parts}
     for name, node in graph.nodes.items():
@@ -160,7 +167,8 @@ def _weight(weight: Weight, spec: TensorSpec) -> RoundingQuantizer:
     if weight.as_constant and settings["bits"] != 8:
         settings["per_axis"] = False  # only 8-bit integers are found again from a constant
     if settings["per_axis"]:
-        settings |= {"axis": weight.axis, "as_constant": weight.as_constant}
+        axis = -1 if weight.axis is None else weight.axis
+        settings |= {"axis": axis, "as_constant": weight.as_constant}
     return RoundingQuantizer(**settings)
 
 
@@ -172,11 +180,29 @@ def _output(kind: Kind, spec: TensorSpec) -> RoundingQuantizer:
 
 
 def _why_not(part: Part) -> str:
-    if part.cls is keras.layers.Lambda or part.cls.__name__.endswith("OpLambda"):
+    cls = part.origin.cls
+    if cls is keras.layers.Lambda or cls.__name__.endswith("OpLambda"):
         return "a raw operator or Lambda, of which nothing is known; write it as a Keras layer"
-    if not part.cls.__module__.startswith(("tf_keras", "keras", "qat_round")):
+    if not cls.__module__.startswith(("tf_keras.", "keras.", "qat_round.")):
         return "a custom layer; name its weights and outputs with qr.register_layer"
-    return "TFLite has no integer operator that does what this layer does"
+    return _ADVICE.get(cls, "TFLite has no integer operator that does what this layer does")
+
+
+_L = keras.layers
+_UNROLLED = (
+    "it is unrolled, which needs a fixed number of steps, no mask, no state between batches and no "
+    "recurrent dropout: give the input a fixed length, keras.Input((steps, features))"
+)
+_ATTENTION = (
+    "only attention over one axis, with masks of floats, can be put into integers: use sequences "
+    "(batch, steps, features) and cast a given attention_mask to float32"
+)
+_ADVICE = dict.fromkeys((_L.LSTM, _L.GRU, _L.SimpleRNN, _L.RNN, _L.Bidirectional), _UNROLLED) | {
+    _L.MultiHeadAttention: _ATTENTION,
+    _L.Attention: _ATTENTION,
+    _L.Conv3D: "TFLite's CONV_3D computes in float only",
+    _L.Softmax: "softmax over other axes than the last; put a Permute in front",
+}
 
 
 __all__ = ["KEEPS", "Plan"]

@@ -67,20 +67,25 @@ def _for_plain_calls(fn: Rule) -> Rule:
     return guarded
 
 
-def apply_rules(graph: Graph) -> Graph:
-    """The graph with every layer taken apart for which there is a rule, at any depth."""
+def apply_rules(graph: Graph, is_float: Callable[[Part], bool]) -> Graph:
+    """The graph with every layer taken apart for which there is a rule, at any depth.
+
+    Args:
+        graph: any graph.
+        is_float: which layers stay as they are.
+    """
     for _ in range(_DEEPEST):
-        graph, found = _once(graph)
+        graph, found = _once(graph, is_float)
         if not found:
             break
     return graph
 
 
-def _once(graph: Graph) -> tuple[Graph, bool]:
+def _once(graph: Graph, is_float: Callable[[Part], bool]) -> tuple[Graph, bool]:
     editor, found = Editor(graph), False
     for name, node in editor.walk():
         part = graph.parts[node.part]
-        fn = _RULES.get(part.cls)
+        fn = None if is_float(part) else _RULES.get(part.cls)
         made = None if fn is None else fn(editor, part, node)
         if made is None:
             editor.keep(name, node)

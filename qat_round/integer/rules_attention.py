@@ -26,7 +26,7 @@ _ROLES = ("query", "key", "value", "attention_output")
 def _multi_head(editor: Editor, part: Part, node: Node) -> Any:
     """softmax(q k^T / sqrt(d)) v for each head, between four dense layers."""
     given = _arguments(node)
-    sequences = [given.get(role) for role in ("query", "key", "value")]
+    sequences: list[Any] = [given.get(role) for role in ("query", "key", "value")]
     if any(not isinstance(ref, Ref) or len(editor.spec(ref).shape) != 3 for ref in sequences):
         return None
     if part.config.get("attention_axes") not in (None, (1,), [1]) or not _takes_mask(editor, given):
@@ -160,7 +160,8 @@ def _attention(editor: Editor, part: Part, node: Node) -> Any:
     scores = editor.emit(MatMul, [q, k], spec, f"{part.name}_scores", transpose_b=True)
     if config["use_scale"]:
         scores = scaled(editor, part, scores, "factor", np.reshape(part.weights[0], [1]))
-    mask, biases = mask_of(editor, v), []
+    biases: list[Any] = []
+    mask = mask_of(editor, v)
     if mask is not None:
         biases.append(far_below(editor, part, mask, (a.shape[0], 1, b.shape[-2]), "mask"))
     if given.get("use_causal_mask") or config.get("causal"):

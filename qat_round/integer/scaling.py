@@ -36,11 +36,11 @@ def scaled(
         return x
     spec = editor.spec(x)
     channels = None if spec.shape is None else spec.shape[-1]
-    vectors = [None if v is None else np.asarray(v, np.float32) for v in (scale, offset)]
+    vectors: list[Any] = [None if v is None else np.float32(v) for v in (scale, offset)]
     by_channel = all(v is None or v.size == v.shape[-1] == channels for v in vectors)
     if by_channel and can_be_image(spec):
-        factors = np.ones(channels, np.float32) if vectors[0] is None else vectors[0]
-        weights = [factors.reshape(1, 1, -1, 1)]
+        factors = np.ones([spec.shape[-1]], np.float32) if vectors[0] is None else vectors[0]
+        weights: list[Any] = [factors.reshape(1, 1, -1, 1)]
         weights += [] if vectors[1] is None else [vectors[1].reshape(-1)]
         host = piece(
             editor, part, suffix, _L.DepthwiseConv2D, weights,
