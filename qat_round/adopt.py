@@ -38,7 +38,6 @@ def adopt(model: Any, spec: ModelSpec | LayerSpec | None = None, **settings: Any
         ValueError: if the model is not quantized, or has our quantizers already.
 
     Example:
-        >>> import tensorflow_model_optimization as tfmot
         >>> float_model = keras.Sequential([keras.layers.Dense(2, input_shape=(3,))])
         >>> stock = tfmot.quantization.keras.quantize_model(float_model)
         >>> adopted = adopt(stock, rounder="sine")

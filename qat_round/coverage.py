@@ -85,7 +85,7 @@ class Coverage:
         wrong = [
             f"{op} is computed in float, but {_shown(owner)} was said to be integer"
             for op, owner in found
-            if owner not in said
+            if (owner not in said if owner else not said)
         ]
         if said and not found:
             wrong.append(

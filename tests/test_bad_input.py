@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
+from tensorflow_model_optimization.python.core.quantization.keras import default_8bit
 
 import qat_round as qr
 
 layers = keras.layers
+EIGHT_BIT = default_8bit.default_8bit_quantize_scheme.Default8BitQuantizeScheme()
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,12 @@ def keras3_model():
 
 # Models
 
-VERBS = [qr.quantize_model, qr.annotate_model, qr.quantize_apply]
+
+def by_scheme(model):
+    return qr.quantize_model(model, base_scheme=EIGHT_BIT)
+
+
+VERBS = [by_scheme, qr.annotate_model, qr.quantize_apply]
 verbs = pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.__name__)
 
 
@@ -73,6 +80,32 @@ def test_a_quantized_model_is_not_quantized_again(verb, quantized):
         verb(quantized)
 
 
+@pytest.mark.parametrize("thing", [None, 3, np.zeros(3)])
+def test_what_is_neither_a_model_nor_a_path_is_refused(thing):
+    with pytest.raises(TypeError, match="give a tf_keras or Keras 3 model, or the path"):
+        qr.quantize_model(thing)
+
+
+def test_a_file_that_is_missing_or_no_model_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"no file or folder 'model\.keras'"):
+        qr.quantize_model("model.keras")
+    (tmp_path / "notes.keras").write_text("no model")
+    with pytest.raises(ValueError, match=r"notes\.keras"):
+        qr.quantize_model(str(tmp_path / "notes.keras"))
+
+
+def test_an_unbuilt_or_quantized_model_is_refused_by_the_plan(quantized):
+    with pytest.raises(ValueError, match="build"):
+        qr.quantize_model(keras.Sequential([layers.Dense(2)]))
+    with pytest.raises(ValueError, match="quantized already"):
+        qr.quantize_model(quantized)
+
+
+def test_unsupported_is_error_or_float():
+    with pytest.raises(ValueError, match='"error" and "float"'):
+        qr.quantize_model(nets.dense_net(), unsupported="skip")
+
+
 def test_a_model_without_annotations_is_told_how_to_annotate():
     with pytest.raises(ValueError, match=r"no layer of the model is annotated.*annotate_layer"):
         qr.quantize_apply(nets.dense_net())
@@ -105,7 +138,7 @@ def test_every_layer_that_tfmot_does_not_take_is_named_at_once():
     model = keras.Model(inputs, layers.Lambda(lambda t: 2.0 * t, name="twice")(x))
     config, weights = model.count_params(), model.get_weights()
     with pytest.raises(ValueError, match="7 of the model's layers cannot be quantized") as error:
-        qr.quantize_model(model)
+        qr.quantize_model(model, base_scheme=EIGHT_BIT)
     for line in (
         "tf.__operators__.add",
         "nested (Sequential): a model inside of the model",
@@ -248,9 +281,9 @@ def test_a_batch_size_that_is_no_count_is_refused(quantized, size):
 
 
 def test_export_names_the_tensors_that_were_never_calibrated(quantized, tmp_path):
-    with pytest.raises(ValueError, match=r"quantize_layer\w*/input, .*Run qr\.calibrate") as error:
+    with pytest.raises(ValueError, match=r"quantize_row/input, .*Run qr\.calibrate") as error:
         qr.export_tflite(quantized, tmp_path / "model.tflite")
-    assert "quant_last/post_activation" in str(error.value)
+    assert "quant_last/output" in str(error.value)
     assert "kernel" not in str(error.value)
     assert not list(tmp_path.iterdir())
 
@@ -264,7 +297,7 @@ def test_an_unknown_io_type_is_refused(calibrated, io):
 def test_activations_that_tflite_cannot_hold_are_named():
     model = qr.quantize_model(nets.dense_net(), activation_bits=4)
     qr.calibrate(model, ROWS)
-    with pytest.raises(ValueError, match=r"quant_last/post_activation \(4 bits\)"):
+    with pytest.raises(ValueError, match=r"quant_last/output \(4 bits\)"):
         qr.export_tflite(model)
 
 

@@ -45,6 +45,9 @@ def stock(model, scheme=None):
     return tfmot_keras.quantize_apply(annotated, scheme or Default8BitQuantizeScheme())
 
 
+EIGHT_BIT = Default8BitQuantizeScheme()
+
+
 def settings(model) -> dict:
     """Everything about the quantized tensors but who quantizes them."""
 
@@ -76,7 +79,7 @@ def separable_net():
 
 @pytest.mark.parametrize("build", [nets.conv_net, nets.dense_net, nets.twin_net, separable_net])
 def test_the_same_tensors_are_quantized_as_by_stock_tfmot(build):
-    ours, theirs = qr.quantize_model(build(), "sine"), stock(build())
+    ours, theirs = qr.quantize_model(build(), "sine", base_scheme=EIGHT_BIT), stock(build())
     assert settings(ours) == settings(theirs)
     assert [type(layer.layer).__name__ for layer in ours.layers if hasattr(layer, "layer")] == [
         type(layer.layer).__name__ for layer in theirs.layers if hasattr(layer, "layer")
@@ -90,10 +93,15 @@ def test_batch_norm_and_relu_are_folded_into_the_convolution(float_net):
     assert not {path for path in paths if "bn" in path or path.endswith("conv/post_activation")}
 
 
-def test_convolutions_are_quantized_per_channel_and_dense_layers_are_not(float_net):
-    model = qr.quantize_model(float_net)
-    assert tensors(model)["quant_conv2/kernel"].weights["min_var"].shape == (12,)
-    assert tensors(model)["quant_classes/kernel"].weights["min_var"].shape == ()
+def test_dense_layers_are_quantized_per_channel_too_but_by_tfmots_scheme(float_net):
+    shapes = {
+        name: tensors(model)["quant_classes/kernel"].weights["min_var"].shape
+        for name, model in (
+            ("plan", qr.quantize_model(float_net)),
+            ("scheme", qr.quantize_model(float_net, base_scheme=EIGHT_BIT)),
+        )
+    }
+    assert shapes == {"plan": (10,), "scheme": ()}
 
 
 def test_an_n_bit_base_scheme_keeps_its_bits(pictures):
@@ -127,7 +135,7 @@ def test_four_bit_weights_have_at_most_15_values(float_net, pictures):
 def test_weights_take_a_name_a_rounder_or_a_spec(asked):
     model = qr.quantize_model(nets.dense_net(), weights=asked)
     assert quantizer_of(model, "quant_last/kernel").rounder == qr.SineRound()
-    assert quantizer_of(model, "quant_last/post_activation").rounder == qr.StraightThrough()
+    assert quantizer_of(model, "quant_last/output").rounder == qr.StraightThrough()
 
 
 def test_activations_take_a_spec_with_bits_and_range():
@@ -164,7 +172,7 @@ def test_what_an_override_leaves_open_is_as_in_the_rest_of_the_model():
     overrides = {"last": qr.LayerSpec(activations="sine")}
     model = qr.quantize_model(nets.dense_net(), weights=None, overrides=overrides)
     assert all(tensor.variable is None for tensor in quantized_tensors(model))
-    assert quantizer_of(model, "quant_last/post_activation").rounder == qr.SineRound()
+    assert quantizer_of(model, "quant_last/output").rounder == qr.SineRound()
 
 
 def test_what_an_annotation_leaves_open_is_as_the_overrides_say():
@@ -305,7 +313,8 @@ def test_annotate_model_keeps_the_marks_that_are_there():
 
 def test_an_annotation_does_not_stop_batch_norm_folding(float_net):
     marked = qr.quantize_apply(qr.annotate_model(float_net, qr.LayerSpec("sine")))
-    assert list(tensors(marked))[1:] == list(tensors(qr.quantize_model(float_net)))[1:]
+    whole = qr.quantize_model(float_net, base_scheme=EIGHT_BIT)
+    assert list(tensors(marked))[1:] == list(tensors(whole))[1:]
 
 
 def test_our_annotations_and_tfmots_work_together():
@@ -448,7 +457,7 @@ def test_a_shared_layers_range_holds_all_its_uses():
     qr.calibrate(model, inputs)
     shared = nets.twin_net().get_layer("shared")
     seen = np.concatenate([shared(x).numpy() for x in inputs])
-    _, highest = _ends(model, "quant_shared/post_activation")
+    _, highest = _ends(model, "quant_shared/output")
     np.testing.assert_allclose(highest, seen.max(), rtol=1e-6)
 
 

@@ -156,14 +156,14 @@ def test_shares_count_single_values(dense):
 
 def test_behind_a_softmax_the_logits_are_judged(classifier):
     parity = qr.verify_tflite(*classifier, ROWS)
-    assert [logit.name for logit in parity.logits] == ["quant_inside", "quant_behind"]
+    assert [logit.name for logit in parity.logits] == ["quant_inside_softmax", "quant_behind"]
     for output, logit in zip(parity.outputs, parity.logits, strict=True):
         assert output.step == pytest.approx(1.0 / 256.0)
         assert logit.step != output.step
         assert logit.within_one >= 0.999
         assert logit.max_steps <= 2.001
     assert parity.ok
-    assert "quant_inside (logits)" in parity.table()
+    assert "quant_inside_softmax (logits)" in parity.table()
 
 
 def test_wrong_logits_behind_a_softmax_are_not_ok(classifier):

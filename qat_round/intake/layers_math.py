@@ -71,8 +71,8 @@ class L2Normalize(keras.layers.Layer):
         **kwargs: as for any Keras layer.
 
     Example:
-        >>> L2Normalize()(tf.constant([[3.0, 4.0]])).numpy().round(2).tolist()
-        [[0.6, 0.8]]
+        >>> L2Normalize()(tf.constant([[3.0, 4.0]])).numpy().tolist()
+        [[0.6000000238418579, 0.800000011920929]]
     """
 
     def __init__(self, epsilon: float = 1e-12, **kwargs: Any):

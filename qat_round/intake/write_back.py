@@ -25,6 +25,7 @@ from qat_round.intake.read import part_names, read
 from qat_round.intake.trace import is_functional, trace
 
 _PREFIX = "quant_"
+_NORM = keras.layers.BatchNormalization
 
 Found = Callable[[str], dict[str, np.ndarray]]
 JOINERS: dict[type, Callable[[Part, Found], Sequence[np.ndarray]]] = {}
@@ -145,7 +146,7 @@ def _arrays(names: list, part: Part, trained: Mapping) -> list[np.ndarray] | Non
         return _joined(part, trained)
     if part.name in trained:
         inner, variables = trained[part.name]
-        if type(inner) is Affine and part.cls is not Affine and "epsilon" in part.config:
+        if issubclass(part.cls, _NORM) and not isinstance(inner, _NORM):
             return None
     elif all(half in trained for half in halves):
         variables = [v for half in halves for v in trained[half][1]]
@@ -209,6 +210,8 @@ def _restore_norms(graph: Graph, arrays: dict, trained: Mapping) -> None:
 
 def _affine_values(found: tuple[Any, list]) -> list[np.ndarray]:
     by_name = {_path(v)[-1]: v.numpy() for v in found[1]}
+    if "depthwise_kernel" in by_name:
+        return [by_name["depthwise_kernel"].reshape(-1), by_name["bias"]]
     return [by_name["scale"], by_name["offset"]]
 
 

@@ -185,6 +185,8 @@ def _why_not(part: Part) -> str:
         return "a raw operator or Lambda, of which nothing is known; write it as a Keras layer"
     if not cls.__module__.startswith(("tf_keras.", "keras.", "qat_round.")):
         return "a custom layer; name its weights and outputs with qr.register_layer"
+    if part.cls is _L.Activation:
+        return f"TFLite has no integer operator for the activation {part.config['activation']!r}"
     return _ADVICE.get(cls, "TFLite has no integer operator that does what this layer does")
 
 

@@ -126,7 +126,8 @@ def _joined(part: Part, found: Found) -> list[np.ndarray]:
     rank = len(part.config["equation"].replace(" ", "").split(",")[0].replace("...", ""))
     dots = 2 if "..." in part.config["equation"] else 0
     product = parse(part.config["equation"], rank + dots)
-    assert product is not None
+    if product is None:
+        raise KeyError(part.name)
     turned = product.summed + product.made
     shape = [part.weights[0].shape[product.w.index(a)] for a in turned]
     kernel = dense["kernel"].reshape(shape).transpose([turned.index(a) for a in product.w])
