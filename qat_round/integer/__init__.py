@@ -16,7 +16,7 @@ from qat_round.intake.graph import Graph, Part, Ref, map_refs
 from qat_round.spec import ModelSpec
 from qat_round.wrapper import GridWrapper, LayerQuantizers
 
-from . import rules_activations  # noqa: F401
+from . import rules_activations, rules_recurrent, rules_wrapped  # noqa: F401
 from .kinds import is_grid_clip
 from .lower import lower
 from .plan import Plan

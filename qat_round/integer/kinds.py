@@ -8,6 +8,7 @@ from typing import Any
 
 from qat_round._compat import keras
 from qat_round.intake import layers as ours
+from qat_round.intake import layers_time as time
 from qat_round.intake.graph import Part
 from qat_round.wrapper import AVERAGES, KEEPS, OWN
 
@@ -81,6 +82,11 @@ _KINDS: dict[type, Kind] = (
         ours.Slice: _MOVED,
         ours.DepthToSpace: _MOVED,
         ours.Unmask: _MOVED,
+        time.Stack: Kind(joins=True),
+        time.Unstack: _MOVED,
+        time.Split: _MOVED,
+        time.MergeTime: _MOVED,
+        time.SplitTime: _MOVED,
     }
     | dict.fromkeys(
         (
