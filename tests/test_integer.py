@@ -207,7 +207,9 @@ def test_keras3_models_are_read():
 
 def test_layers_that_have_no_integer_operator_are_all_named():
     x = keras.Input((6, 4))
-    y = layers.LayerNormalization(name="norm")(layers.GRU(3, return_sequences=True, name="gru")(x))
+    y = layers.LayerNormalization(name="norm")(
+        layers.GRU(3, "softmax", return_sequences=True, name="gru")(x)
+    )
     with pytest.raises(ValueError, match=r"(?s)2 of the model's.*gru \(GRU\).*norm \(LayerNorm"):
         qr.quantize_model(keras.Model(x, y), base_scheme="integer")
 
