@@ -55,7 +55,7 @@ def _is_custom(cls: type) -> bool:
 
 def make_layer(part: Part) -> Any:
     """The layer of a part, new and without its weights' values."""
-    config = dict(part.config)
+    config = _fresh(part.config)
     if issubclass(part.cls, keras.layers.Lambda) or callable(config.get("function")):
         return part.cls(**config)
     try:
@@ -67,6 +67,13 @@ def make_layer(part: Part) -> Any:
             f"{error}. Its get_config() has to return every argument that its constructor needs; "
             f"`{part.cls.__name__}.from_config(layer.get_config())` must work."
         ) from error
+
+
+def _fresh(config: Any) -> Any:
+    """A copy with own dicts and lists: Keras takes those inside apart while it reads them."""
+    if isinstance(config, Mapping):
+        return {key: _fresh(value) for key, value in config.items()}
+    return [_fresh(value) for value in config] if type(config) is list else config
 
 
 def set_weights(parts: Mapping[str, Part], variables: Mapping[str, list[Any]]) -> None:

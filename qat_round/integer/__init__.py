@@ -24,6 +24,8 @@ from . import (  # noqa: F401
     rules_attention,
     rules_einsum,
     rules_norms,
+    rules_recurrent,
+    rules_wrapped,
 )
 from .kinds import is_grid_clip
 from .lower import lower

@@ -8,6 +8,7 @@ from typing import Any
 
 from qat_round._compat import keras
 from qat_round.intake import layers as ours
+from qat_round.intake import layers_time as time
 from qat_round.intake.graph import Part
 from qat_round.intake.layers_math import Divide, Elementwise, L2Normalize
 from qat_round.wrapper import AVERAGES, KEEPS, OWN
@@ -85,6 +86,11 @@ _KINDS: dict[type, Kind] = (
         ours.Slice: _MOVED,
         ours.DepthToSpace: _MOVED,
         ours.Unmask: _MOVED,
+        time.Stack: Kind(joins=True),
+        time.Unstack: _MOVED,
+        time.Split: _MOVED,
+        time.MergeTime: _MOVED,
+        time.SplitTime: _MOVED,
     }
     | dict.fromkeys(
         (

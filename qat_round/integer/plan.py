@@ -7,6 +7,7 @@ operator there (convolution, batch norm, ReLU), or because the reader's scale is
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -62,9 +63,25 @@ class Plan:
         return spec_of(self.spec, part)
 
     def _kind(self, part: Part) -> Kind | None:
+        kind = self._own_kind(part)
+        if kind is not None and kind.joins and self._has_one_maker(part):
+            return dataclasses.replace(kind, grid=KEEPS, joins=False)
+        return kind
+
+    def _own_kind(self, part: Part) -> Kind | None:
         if self.layer_spec(part) == FLOAT:
             return None
         return kind_of_custom(part) if is_registered(part.cls) else kind_of(part)
+
+    def _has_one_maker(self, part: Part) -> bool:
+        """Whether all that is joined is on one grid already: that of one layer, called often."""
+        calls = self._calls[part.name]
+        makers = {self.graph.part(ref).name for _, node in calls for ref in node.refs}
+        if len(makers) != 1:
+            return False
+        maker = self.graph.parts[makers.pop()]
+        kind = self._own_kind(maker)
+        return kind is not None and kind.grid == OWN and not kind.joins
 
     def _layer(self, part: Part) -> LayerQuantizers:
         kind, spec = self._kinds[part.name], self.layer_spec(part)
@@ -80,7 +97,7 @@ class Plan:
             return LayerQuantizers(weights, grid=kind.grid)
         if self._is_open(part) or spec.activations is None:
             return LayerQuantizers(weights, grid=NONE)
-        output = _output(kind, spec.activations)
+        output = _output(kind, spec.activations, repeated=len(self._calls[part.name]) > 1)
         if output.range.follows_data and self._reads_input(part):
             output.symmetric = True  # else evenly spaced inputs land on ties, one by one
         return LayerQuantizers(weights, output, OWN)
@@ -172,8 +189,9 @@ def _weight(weight: Weight, spec: TensorSpec) -> RoundingQuantizer:
     return RoundingQuantizer(**settings)
 
 
-def _output(kind: Kind, spec: TensorSpec) -> RoundingQuantizer:
-    settings = _OUTPUTS | spec.given()
+def _output(kind: Kind, spec: TensorSpec, repeated: bool) -> RoundingQuantizer:
+    """A layer's output; one that is called often, on values that differ, must not average ends."""
+    settings = _OUTPUTS | ({"range": "all_values"} if repeated else {}) | spec.given()
     if kind.fixed is not None:
         settings |= {"range": Fixed(*kind.fixed), "symmetric": False, "narrow_range": False}
     return RoundingQuantizer(**settings)

@@ -1,0 +1,187 @@
+"""Recurrent layers in integers: unrolled, equal, exported, and their weights found again."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras as keras
+
+import qat_round as qr
+from qat_round.intake import float_graph, write_back
+from qat_round.intake.build import build
+from qat_round.integer import lower
+from qat_round.tflite_file import TFLiteFile
+
+L = keras.layers
+SERIES = (4, 3)
+
+
+def sequences(count=6, shape=SERIES):
+    return np.random.default_rng(0).normal(size=(count, *shape)).astype(np.float32)
+
+
+def net(make, shape=SERIES):
+    """A model of one input, with weights that are nowhere zero."""
+    keras.utils.set_random_seed(0)
+    x = keras.Input(shape)
+    return disturbed(keras.Model(x, make(x)), 1)
+
+
+def disturbed(model, seed):
+    rng = np.random.default_rng(seed)
+    for layer in model.layers:
+        if not isinstance(layer, L.DepthwiseConv2D):  # here they stand for constants
+            layer.set_weights([w + rng.uniform(0.05, 0.3, w.shape) for w in layer.get_weights()])
+    return model
+
+
+def furthest(model, other, x):
+    """The largest difference of any output, by the spread of that output."""
+    pairs = zip(*(tf.nest.flatten(m(x, training=False)) for m in (model, other)), strict=True)
+    return max(float(np.abs(a - b).max() / np.ptp(a)) for a, b in pairs)
+
+
+def handed_on(x):
+    _, *states = L.LSTM(2, return_state=True)(x)
+    return L.LSTM(2, return_sequences=True)(x, initial_state=states)
+
+
+def bidirectional_handed_on(x):
+    _, *states = L.Bidirectional(L.LSTM(2, return_state=True))(x)
+    return L.Bidirectional(L.LSTM(2))(x, initial_state=states)
+
+
+def called_twice(x):
+    layer = L.GRU(2, return_sequences=True)
+    return layer(x), layer(L.ReLU()(x))
+
+
+def tower():
+    layers = [keras.Input(SERIES[1:]), L.Dense(4), L.ReLU(), L.Dense(2, activation="tanh")]
+    return keras.Sequential(layers)
+
+
+def bidirectional(mode, **options):
+    return lambda x: L.Bidirectional(L.GRU(2, **options), merge_mode=mode)(x)
+
+
+NETS = {
+    "lstm": lambda x: L.LSTM(2)(x),
+    "lstm, all out": lambda x: L.LSTM(2, return_sequences=True, return_state=True)(x),
+    "lstm, no bias, backwards": lambda x: L.LSTM(2, use_bias=False, go_backwards=True)(x),
+    "lstm, dropout": lambda x: L.LSTM(2, dropout=0.5, recurrent_dropout=0.5)(x),
+    "lstm, keras 1": lambda x: L.LSTM(2, "relu", "hard_sigmoid")(x),
+    "lstm, functions": lambda x: L.LSTM(2, tf.nn.relu6, tf.nn.sigmoid)(x),
+    "lstm, one step": lambda x: L.LSTM(2)(L.Reshape([1, 12])(x)),
+    "lstm, handed on": handed_on,
+    "gru": lambda x: L.GRU(2)(x),
+    "gru, all out": lambda x: L.GRU(2, return_sequences=True, return_state=True)(x),
+    "gru, no bias": lambda x: L.GRU(2, use_bias=False, return_sequences=True)(x),
+    "gru, reset before": lambda x: L.GRU(2, reset_after=False, go_backwards=True)(x),
+    "gru, no bias, reset before": lambda x: L.GRU(2, reset_after=False, use_bias=False)(x),
+    "gru, handed on": lambda x: L.GRU(3)(x, initial_state=L.GlobalAveragePooling1D()(x)),
+    "gru, called twice": called_twice,
+    "simple": lambda x: L.SimpleRNN(2, return_sequences=True)(x),
+    "simple, linear": lambda x: L.SimpleRNN(2, None, return_sequences=True, use_bias=False)(x),
+    "simple, swish": lambda x: L.SimpleRNN(2, "swish")(x),
+    "cell": lambda x: L.RNN(L.LSTMCell(2), return_sequences=True, go_backwards=True)(x),
+    "cells": lambda x: L.RNN([L.LSTMCell(3), L.GRUCell(2)], return_state=True)(x),
+    "bidirectional": bidirectional("concat", return_sequences=True),
+    "bidirectional, sum": bidirectional("sum", return_sequences=True, return_state=True),
+    "bidirectional, mul": bidirectional("mul"),
+    "bidirectional, ave": bidirectional("ave"),
+    "bidirectional, none": bidirectional(None, return_sequences=True),
+    "bidirectional, handed on": bidirectional_handed_on,
+    "steps, dense": lambda x: L.TimeDistributed(L.Dense(2, "tanh"))(x),
+    "steps, model": lambda x: L.TimeDistributed(tower())(x),
+}
+
+
+@pytest.mark.parametrize("make", NETS.values(), ids=NETS.keys())
+def test_unrolled_layers_compute_the_same_and_give_their_weights_back(make):
+    model, x = net(make), sequences()
+    unrolled = build(lower(float_graph(model)))
+    kept = (L.LSTM, L.GRU, L.SimpleRNN, L.RNN, L.Bidirectional, L.TimeDistributed)
+    assert not [layer.name for layer in unrolled.layers if isinstance(layer, kept)]
+    assert furthest(model, unrolled, x) < 1e-5
+    disturbed(unrolled, 2)
+    write_back(unrolled, model)
+    assert furthest(unrolled, model, x) < 1e-5
+
+
+@pytest.mark.parametrize("inner", [lambda: L.Conv2D(2, 2), lambda: L.LSTM(2), lambda: L.Flatten()])
+def test_any_layer_runs_on_every_step(inner):
+    shape = (3, 4, 2) if type(inner()) is L.LSTM else (3, 4, 4, 2)
+    model = net(lambda x: L.TimeDistributed(inner())(x), shape)
+    assert furthest(model, build(lower(float_graph(model))), sequences(4, shape)) < 1e-5
+
+
+def test_a_norm_behind_a_convolution_on_every_step_is_right_behind_it():
+    conv, norm = L.TimeDistributed(L.Conv2D(2, 2)), L.TimeDistributed(L.BatchNormalization())
+    model = net(lambda x: norm(conv(x)), (3, 4, 4, 2))
+    kinds = [type(layer).__name__ for layer in build(lower(float_graph(model))).layers]
+    assert kinds == ["InputLayer", "MergeTime", "Conv2D", "BatchNormalization", "SplitTime"]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: L.LSTM(2)(L.Masking()(x)),
+        lambda x: L.Bidirectional(L.LSTM(2))(L.Masking()(x)),
+        lambda x: L.GRU(2, activation="softmax")(x),
+        lambda x: L.LSTM(2, dropout=0.5)(x, training=True),
+    ],
+)
+def test_what_cannot_be_unrolled_stays_and_is_named(make):
+    with pytest.raises(ValueError, match=r"(LSTM|GRU|Bidirectional)\)"):
+        qr.quantize_model(net(make))
+
+
+def test_an_unknown_number_of_steps_is_not_unrolled():
+    with pytest.raises(ValueError, match=r"\(GRU\)"):
+        qr.quantize_model(net(lambda x: L.GRU(2)(x), (None, 3)))
+
+
+def test_all_steps_share_their_grid_and_the_sequence_stays_on_it():
+    model = net(lambda x: L.GRU(2, return_sequences=True, name="gru")(x))
+    quantized = qr.quantize_model(model)
+    config = quantized.get_layer("quant_gru_sequence").quantize_config
+    assert config.grid == "keeps"
+    state = quantized.get_layer("quant_gru_state").quantize_config.output
+    assert type(state.range).__name__ == "AllValues"
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A calibrated model of all three layers, trained for two steps."""
+    keras.utils.set_random_seed(0)
+    x = keras.Input((2, 3))
+    y = L.LSTM(4, return_sequences=True)(x)
+    y = L.TimeDistributed(L.Dense(3, activation="relu"))(L.GRU(4, return_sequences=True)(y))
+    model = keras.Model(x, L.Dense(2)(L.SimpleRNN(4)(y)))
+    quantized = qr.quantize_model(model)
+    data = sequences(64, (2, 3))
+    qr.calibrate(quantized, data)
+    quantized.compile(keras.optimizers.Adam(1e-3), "mse")
+    before = quantized.predict(data, verbose=0)
+    quantized.fit(data, np.ones((64, 2)), batch_size=32, verbose=0)
+    assert np.abs(quantized.predict(data, verbose=0) - before).max() > 0.0
+    return quantized, data
+
+
+def test_the_file_is_all_integers_and_answers_as_keras_does(trained):
+    model, data = trained
+    tflite = qr.export_tflite(model)
+    assert TFLiteFile(tflite).float_operators() == {}
+    parity = qr.verify_tflite(model, tflite, data)
+    assert parity.outputs[0].same >= 0.95
+    assert parity.ok
+
+
+def test_it_is_saved_and_loaded(trained, tmp_path):
+    model, data = trained
+    model.save(tmp_path / "q.keras")
+    loaded = qr.load_model(tmp_path / "q.keras")
+    same = loaded.predict(data, verbose=0), model.predict(data, verbose=0)
+    np.testing.assert_array_equal(*same)
