@@ -12,6 +12,7 @@ from . import _compat, ranges, schedules, testing
 from .affine import Grid, fake_quant, grid_from_range
 from .calibrate import calibrate
 from .callbacks import Anneal, knobs
+from .compare import LayerComparison, compare_layers
 from .configs import RoundingConfig
 from .export import export_tflite
 from .intake import write_back
@@ -45,6 +46,7 @@ __all__ = [
     "FLOAT",
     "FourierRound",
     "Grid",
+    "LayerComparison",
     "LayerSpec",
     "ModelSpec",
     "OutputParity",
@@ -62,6 +64,7 @@ __all__ = [
     "annotate_layer",
     "annotate_model",
     "calibrate",
+    "compare_layers",
     "export_tflite",
     "fake_quant",
     "get",

@@ -36,6 +36,10 @@ ROOMS = [  # each may import from those above it, and from itself
     "tflite_file",
     "parity",
     "verify",
+    "compare_operators",
+    "compare_tensors",
+    "compare_reasons",
+    "compare",
 ]
 
 
