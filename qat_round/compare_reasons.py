@@ -12,7 +12,8 @@ from .compare_tensors import KerasTensor, same_grid
 from .tflite_file import Runner, TFLiteFile
 
 _ONE = 1.0 + 1e-3
-_AVERAGES = ("AVERAGE_POOL_2D", "MEAN")
+_MOSTLY = 0.99  # a kernel that gives the same integer less often than this rounds otherwise
+_GIVEN = ("QUANTIZE", "(input)")  # what makes the input's tensor
 _NO_FLOAT = "the operator has no float kernel to compare it with"
 _ADDS_UP = "small rounding differences that add up: every operator before it is within one step"
 
@@ -85,10 +86,30 @@ def _added_up(row: Any, rows: Sequence[Any]) -> str:
     wrong = [r for r in before if r.own_max_steps is not None and r.own_max_steps > _ONE]
     if wrong:
         return _unsupported(max(wrong, key=lambda r: r.own_max_steps))
-    averages = [r for r in before if r.operator in _AVERAGES and r.same is not None]
-    if any(r.own_same is not None and r.same < r.own_same < 0.99 for r in averages):
-        return "rounding: the kernel rounds averages half away from zero, Keras does not."
+    for given in (r for r in rows if r.operator in _GIVEN and r.same is not None):
+        if given.same < _MOSTLY:
+            return _other_inputs(given)
+    seen = [r for r in before if r.own_same is not None and r.same is not None]
+    loosest = min(seen, key=lambda r: r.own_same, default=None)
+    if loosest is not None and loosest.own_same < _MOSTLY and loosest.same < _MOSTLY:
+        return _other_halves(loosest)
     return f"{_ADDS_UP} of what it should give for its own inputs."
+
+
+def _other_halves(row: Any) -> str:
+    return (
+        f"rounding: {row.operator} of {row.layer}, fed with its own inputs, gives another integer "
+        f"in {1.0 - row.own_same:.1%} of the values, one step off: its kernel does not round "
+        "halves up, and averages often are halves; from there it adds up."
+    )
+
+
+def _other_inputs(row: Any) -> str:
+    return (
+        f"rounding: the input {row.layer} itself is another integer in {1.0 - row.same:.1%} of the "
+        "values: they lie halfway between two steps, as the ends of a range from -a to a do; from "
+        "there it adds up."
+    )
 
 
 class _Walk:

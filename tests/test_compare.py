@@ -142,6 +142,17 @@ def test_another_fused_activation_is_found_as_such():
     assert comparison.reason.startswith("fused activation: FULLY_CONNECTED has RELU in it")
 
 
+def test_inputs_halfway_between_two_steps_are_named_as_the_reason():
+    keras.utils.set_random_seed(0)
+    x = keras.Input((8,), name="row")
+    ends = np.where(ROWS < 0.5, -0.9, 0.9).astype(np.float32)  # -a is 127.5 steps below 0
+    model, tflite = made(keras.Model(x, layers.Dense(3)(layers.Dense(64)(x))), ends)
+    comparison = qr.compare_layers(model, tflite, ends)
+    assert comparison.layers[0].same < 0.5
+    assert comparison.first_parting is not None
+    assert comparison.reason.startswith("rounding: the input quantize_row itself")
+
+
 def test_values_that_are_no_numbers_part(conv):
     model, tflite = copy_of(conv[0]), conv[1]
     bias = model.get_layer("quant_classes").layer.bias
