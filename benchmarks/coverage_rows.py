@@ -207,7 +207,7 @@ def _of_file(case: Case, tflite: bytes) -> dict[str, Any]:
     return {
         "integer-only": not floats,
         "float operators": ", ".join(f"{n} {name}" for name, n in floats.items()),
-        "RMS error / std": float(np.sqrt(np.mean(apart**2)) / (case.outputs.std() or 1.0)),
+        "RMS error %": float(100.0 * np.sqrt(np.mean(apart**2)) / (case.outputs.std() or 1.0)),
         "bytes": len(tflite),
     }
 
@@ -220,7 +220,7 @@ def _of_parity(case: Case, model: Any, tflite: bytes) -> dict[str, Any]:
     layers = qr.compare_layers(model, tflite, [array[:16] for array in case.inputs])
     first = layers.first_parting
     return {
-        "within one": parity.within_one,
+        "within one %": 100.0 * parity.within_one,
         "furthest": parity.max_steps,
         "operators within one": layers.own_max_steps <= 1.001,
         "operators furthest": layers.own_max_steps,
