@@ -5,7 +5,7 @@ BIN := .venv/bin
 LOCKED := $(if $(shell command -v flock),flock Makefile,)
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help demo curves test test-long lint clean
+.PHONY: help demo curves test test-long lint coverage clean
 .NOTPARALLEL:
 
 help:  ## Lists the targets.
@@ -31,6 +31,11 @@ lint: .venv/.ready  ## Format, lint, types.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+coverage: .venv/.ready  ## What becomes integer-only: 17 networks and every layer, stock TFMOT, ours, post-training (long).
+	$(BIN)/python benchmarks/coverage.py
+	$(BIN)/python benchmarks/coverage.py --keras3
+	$(BIN)/python benchmarks/coverage.py --layers
 
 clean:  ## Removes the environment and all that was built.
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache artifacts

@@ -119,10 +119,10 @@ def save(name: str, title: str, rows: Sequence[Mapping[str, Any]], notes: str = 
     about = machine()
     RESULTS.mkdir(exist_ok=True)
     whole = {"title": title, "machine": about, "notes": notes, "rows": list(rows)}
-    (RESULTS / f"{name}.json").write_text(json.dumps(whole, indent=1, default=str) + "\n")
+    _replace(RESULTS / f"{name}.json", json.dumps(whole, indent=1, default=str) + "\n")
     lines = [f"# {title}", "", ", ".join(f"{k} {v}" for k, v in about.items() if v), ""]
     text = "\n".join([*lines, *([notes, ""] if notes else []), table(rows), ""])
-    (RESULTS / f"{name}.md").write_text(text)
+    _replace(RESULTS / f"{name}.md", text)
     return text
 
 
@@ -139,6 +139,13 @@ def growth(sizes: Sequence[float], values: Sequence[float]) -> float:
     import numpy as np
 
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
+
+
+def _replace(path: Path, text: str) -> None:
+    """Writes beside the file and renames, so that it is the old one or the new one, whole."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(text)
+    beside.replace(path)
 
 
 def _calls(function: Callable[[], Any], seconds: float) -> int:

@@ -13,6 +13,7 @@ from .adopt import adopt
 from .affine import Grid, fake_quant, grid_from_range
 from .calibrate import calibrate
 from .callbacks import Anneal, knobs
+from .compare import LayerComparison, compare_layers
 from .configs import RoundingConfig
 from .coverage import Coverage, LayerCoverage, coverage
 from .export import export_tflite
@@ -50,6 +51,7 @@ __all__ = [
     "FourierRound",
     "Grid",
     "LayerCoverage",
+    "LayerComparison",
     "LayerSpec",
     "ModelSpec",
     "OutputParity",
@@ -69,6 +71,7 @@ __all__ = [
     "annotate_model",
     "calibrate",
     "coverage",
+    "compare_layers",
     "export_tflite",
     "fake_quant",
     "get",

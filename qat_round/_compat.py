@@ -136,6 +136,26 @@ def read_flatbuffer(tflite: bytes) -> Any:
     return flatbuffer_utils.convert_bytearray_to_object(bytearray(tflite))
 
 
+def write_flatbuffer(model: Any) -> bytes:
+    """The bytes of an object tree as `read_flatbuffer` gives it."""
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def tflite_schema() -> Any:
+    """The module with the classes and constants of TFLite's schema."""
+    from tensorflow.lite.python import schema_py_generated
+
+    return schema_py_generated
+
+
+def current_layer() -> str:
+    """The name of the Keras layer that is being called; empty outside of any."""
+    layer = keras.src.engine.base_layer_utils.call_context().layer
+    return "" if layer is None else str(layer.name)
+
+
 def builtin_operator_names() -> dict[int, str]:
     """Operator code -> name, as in TFLite's schema."""
     from tensorflow.lite.python import schema_py_generated as schema

@@ -117,8 +117,11 @@ class Runner:
 
     def read(self, index: int) -> np.ndarray:
         """A tensor of the last run, in real units."""
-        details = self._by_index[index]
-        return real(self._interpreter.get_tensor(index), details)
+        return real(self.read_raw(index), self._by_index[index])
+
+    def read_raw(self, index: int) -> np.ndarray:
+        """A tensor of the last run, in its own type."""
+        return self._interpreter.get_tensor(index)
 
     def _details(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Inputs and outputs by the names of the file's signature, or else of its tensors."""

@@ -47,14 +47,14 @@ def verify_tflite(
     model = model_or_outputs if isinstance(model_or_outputs, keras.Model) else None
     runner = Runner(file, keep_all=model is not None)
     squashed = _squashed(file, runner) if model is not None else {}
-    named = _named_inputs(model, runner, inputs, batch_size)
+    named = named_inputs(model, runner, inputs, batch_size)
     our_logits: list[np.ndarray | None] = []
     if model is None:
         ours = _listed(model_or_outputs, list(runner.outputs), "outputs")
     else:
         ours, our_logits = _keras_outputs(model, named, batch_size, bool(squashed))
     theirs, their_logits = _tflite_outputs(runner, named, batch_size, squashed)
-    names = _in_order(getattr(model, "output_names", None), list(theirs), "outputs")
+    names = in_order(getattr(model, "output_names", None), list(theirs), "outputs")
     if len(ours) != len(names):
         raise ValueError(f"verify_tflite: {len(ours)} outputs given, the file has {len(names)}.")
     pairs = list(zip(names, ours, strict=True))
@@ -86,22 +86,30 @@ def _squashed(file: TFLiteFile, runner: Runner) -> dict[str, int]:
     return found
 
 
-def _named_inputs(
-    model: Any, runner: Runner, inputs: Any, batch_size: int
+def named_inputs(
+    model: Any, runner: Runner, inputs: Any, batch_size: int, verb: str = _VERB
 ) -> dict[str, np.ndarray]:
-    """{input name in the file: array}, each checked."""
+    """{input name in the file: array}, each checked.
+
+    Args:
+        model: the Keras model, or None.
+        runner: the file's.
+        inputs: as given by the user.
+        batch_size: how many samples run at once.
+        verb: who asks, for the messages.
+    """
     names = list(runner.inputs)
     if model is None:
         arrays = _listed(inputs, names, "inputs")
     else:
-        arrays = model_inputs(model, inputs, _VERB)
-        list(batches(model, arrays, batch_size, _VERB))  # refuses what does not fit
-        names = _in_order(model.input_names, names, "inputs")
+        arrays = model_inputs(model, inputs, verb)
+        list(batches(model, arrays, batch_size, verb))  # refuses what does not fit
+        names = in_order(model.input_names, names, "inputs", verb)
     named = dict(zip(names, arrays, strict=True))
     for name, array in named.items():
-        check_fit(array, name, runner.input_shape(name), _VERB)
+        check_fit(array, name, runner.input_shape(name), verb)
     if not all(map(len, named.values())):
-        raise ValueError(f"{_VERB}: the inputs are empty; some samples are needed to compare.")
+        raise ValueError(f"{verb}: the inputs are empty; some samples are needed to compare.")
     return named
 
 
@@ -123,13 +131,13 @@ def _listed(given: Any, names: list[str], what: str) -> list[np.ndarray]:
     return arrays
 
 
-def _in_order(wanted: list[str] | None, names: list[str], what: str) -> list[str]:
+def in_order(wanted: list[str] | None, names: list[str], what: str, verb: str = _VERB) -> list[str]:
     """The file's names in the model's order: by name where they agree, else as they stand."""
     if wanted is None:
         return names
     if len(wanted) != len(names):
         raise ValueError(
-            f"{_VERB}: the model has the {what} {list(wanted)}, the file {names}; it is the file "
+            f"{verb}: the model has the {what} {list(wanted)}, the file {names}; it is the file "
             "of another model."
         )
     return list(wanted) if set(wanted) == set(names) else names

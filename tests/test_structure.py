@@ -39,6 +39,10 @@ ROOMS = [  # each may import from those above it, and from itself
     "coverage",
     "parity",
     "verify",
+    "compare_operators",
+    "compare_tensors",
+    "compare_reasons",
+    "compare",
 ]
 
 
