@@ -194,6 +194,11 @@ def exporting() -> Iterator[None]:
         _exports.pop()
 
 
+def is_converting() -> bool:
+    """Whether a model is being traced for a `.tflite`, where nothing changes any more."""
+    return bool(_exports)
+
+
 def is_exporting() -> bool:
     """Whether a model is being traced for a file: by `exporting`, or by Keras for a SavedModel.
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from ._compat import exporting, tf
 from .tensors import quantized_tensors, require_quantized
+from .tflite_file import TFLiteFile
 
 IO_TYPES = {"float32": tf.float32, "int8": tf.int8, "uint8": tf.uint8}
 
@@ -134,11 +135,51 @@ def _is_even(bias: np.ndarray) -> bool:
     return bias.ndim == 1 and bias.size > 1 and bias[0] != 0.0 and bool(np.all(bias == bias[0]))
 
 
+def _inference(model: Any) -> Any:
+    """The model in inference as one function of named inputs that gives named outputs."""
+    names = list(model.input_names)
+    specs = {
+        name: tf.TensorSpec(tensor.shape, tensor.dtype, name)
+        for name, tensor in zip(names, model.inputs, strict=True)
+    }
+
+    @tf.function(input_signature=[specs[name] for name in names], autograph=False)
+    def serve(*inputs: Any) -> dict[str, Any]:
+        given = tf.nest.pack_sequence_as(model._nested_inputs, inputs)
+        outputs = tf.nest.flatten(model(given, training=False))
+        return dict(zip(model.output_names, outputs, strict=True))
+
+    return serve.get_concrete_function()
+
+
 def _convert(model: Any, io: str) -> bytes:
+    """The file, by the quicker of two ways; by both where that leaves operators in float.
+
+    A Keras model is traced layer by layer, for minutes if it is large; a function is not. But now
+    and then the converter finds the grids of one of the two only.
+    """
     with _uneven_biases(model), exporting(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the converter's own, about its deprecated parts
-        converter = tf.lite.TFLiteConverter.from_keras_model(model)
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.inference_input_type = IO_TYPES[io]
-        converter.inference_output_type = IO_TYPES[io]
-        return converter.convert()
+        quick = _converted(_function_converter(model), io)
+        floats = _float_count(quick)
+        if not floats:
+            return quick
+        slow = _converted(tf.lite.TFLiteConverter.from_keras_model(model), io)
+        return slow if _float_count(slow) < floats else quick
+
+
+def _float_count(tflite: bytes) -> int:
+    return len(TFLiteFile(tflite).float_results())
+
+
+def _function_converter(model: Any) -> Any:
+    holder = tf.Module()
+    holder.variables_of_model = list(model.variables)
+    return tf.lite.TFLiteConverter.from_concrete_functions([_inference(model)], holder)
+
+
+def _converted(converter: Any, io: str) -> bytes:
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.inference_input_type = IO_TYPES[io]
+    converter.inference_output_type = IO_TYPES[io]
+    return converter.convert()

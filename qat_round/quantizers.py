@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ._compat import Quantizer, keras, smart_cond, tf
+from ._compat import Quantizer, is_converting, keras, smart_cond, tf
 from .affine import (
     Grid,
     check_bits,
@@ -22,6 +22,7 @@ from .notes import GridNote, note_grid
 from .ranges import FIRST_GUESS, Fixed, Range, get_range, measure
 from .rounding import Rounder, get
 
+_TENSORS = Grid._fields.index("bits")  # how many of a grid's fields are tensors
 _CALIBRATED = 1e6  # counts as so many batches seen
 
 Observer = Callable[["RoundingQuantizer", tf.Tensor, dict[str, tf.Variable]], tf.Tensor]
@@ -86,6 +87,9 @@ class RoundingQuantizer(Quantizer):
         as_constant: put inference values on the grid by plain arithmetic instead of the fake-quant
             op. TFLite's converter folds that into a constant and finds the same integers again, per
             channel too, where it cannot read the op (8-bit Dense, 1-D and transposed convolutions).
+        off_ties: lower the end of a range whose 0 lies midway between two levels, as that of -1..1
+            does: evenly spaced values (pixels) would land on halves there, which Keras and TFLite
+            round by their last bits.
 
     Raises:
         ValueError: for bits outside of 2..16, an unknown rounder or range.
@@ -110,6 +114,7 @@ class RoundingQuantizer(Quantizer):
         narrow_range: bool = False,
         axis: int | Sequence[int] = -1,
         as_constant: bool = False,
+        off_ties: bool = False,
     ):
         self.bits = check_bits(bits)
         self.rounder: Rounder = get(rounder)
@@ -119,6 +124,7 @@ class RoundingQuantizer(Quantizer):
         self.narrow_range = bool(narrow_range)
         self.axis = axis if isinstance(axis, int) else tuple(axis)
         self.as_constant = bool(as_constant)
+        self.off_ties = bool(off_ties)
 
     @property
     def grid_axis(self) -> int | None:
@@ -156,13 +162,24 @@ class RoundingQuantizer(Quantizer):
     def train(self, x: tf.Tensor, weights: dict[str, Any]) -> tf.Tensor:
         """Moves the range by this batch, then x on its grid by the Rounder."""
         ends = self._move_range(x, weights)
-        grid = grid_from_range(ends[0], ends[1], self.bits, self.narrow_range, self.grid_axis)
+        grid = self._over(ends[0], ends[1])
         y = fake_quant(self._joined(x), grid, self.rounder, **self.bound_state(weights))
         return _shaped_as(x, y)
 
     def grid(self, weights: dict[str, Any]) -> Grid:
-        """The grid over the stored range."""
-        lo, hi = weights["min_var"], weights["max_var"]
+        """The grid over the stored range; of plain numbers in a graph for a `.tflite`."""
+        if not is_converting():
+            return self._over(weights["min_var"], weights["max_var"])
+        with tf.init_scope():
+            grid = self._over(weights["min_var"], weights["max_var"])
+            fields: Any = grid[:_TENSORS]
+            numbers = [field.numpy() for field in fields]
+        constants: Any = [tf.constant(number) for number in numbers]
+        return Grid(*constants, *grid[_TENSORS:])
+
+    def _over(self, lo: Any, hi: Any) -> Grid:
+        if self.off_ties:
+            lo = _off_ties(tf.convert_to_tensor(lo), tf.convert_to_tensor(hi), self.bits)
         return grid_from_range(lo, hi, self.bits, self.narrow_range, self.grid_axis)
 
     def measure(self, x: tf.Tensor) -> tf.Tensor:
@@ -203,6 +220,7 @@ class RoundingQuantizer(Quantizer):
             "narrow_range": self.narrow_range,
             "axis": self.axis if isinstance(self.axis, int) else list(self.axis),
             "as_constant": self.as_constant,
+            "off_ties": self.off_ties,
         }
 
     def __eq__(self, other: object) -> bool:
@@ -269,6 +287,15 @@ class RoundingQuantizer(Quantizer):
             trainable=False,
             aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
         )
+
+
+def _off_ties(lo: tf.Tensor, hi: tf.Tensor, bits: int) -> tf.Tensor:
+    """The lower end, lower by up to a step if 0 would lie midway between two levels."""
+    levels = 2.0**bits - 1.0
+    zero = -lo * tf.math.divide_no_nan(levels, hi - lo)
+    above = tf.math.ceil(zero)
+    is_midway = tf.logical_and(tf.abs(zero - tf.floor(zero) - 0.5) < 0.1, above < levels)
+    return tf.where(is_midway, -above * hi / tf.maximum(levels - above, 1.0), lo)
 
 
 def _shaped_as(x: Any, y: tf.Tensor) -> tf.Tensor:

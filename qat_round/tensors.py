@@ -56,9 +56,12 @@ class QuantizedTensor(NamedTuple):
 
     def scale_and_zero_point(self) -> tuple[np.ndarray, np.ndarray]:
         """The grid's steps (real units) and zero points (signed, as TFLite counts)."""
-        narrow = getattr(self.quantizer, "narrow_range", False)
-        lo, hi = self.weights["min_var"], self.weights["max_var"]
-        grid = grid_from_range(lo, hi, self.bits, narrow)
+        if self.is_ours:
+            grid = self.quantizer.grid(self.weights)
+        else:
+            narrow = getattr(self.quantizer, "narrow_range", False)
+            lo, hi = self.weights["min_var"], self.weights["max_var"]
+            grid = grid_from_range(lo, hi, self.bits, narrow)
         return np.asarray(grid.step), np.asarray(grid.zero_point) - 2 ** (self.bits - 1)
 
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 import qat_round as qr
-from qat_round.intake import float_graph, write_back
+from qat_round.intake import Affine, read_graph, rewritten, write_back
 from qat_round.intake.build import build
 from qat_round.integer import lower
 from qat_round.tflite_file import TFLiteFile
@@ -31,7 +31,7 @@ def net(make, shape=SERIES):
 def disturbed(model, seed):
     rng = np.random.default_rng(seed)
     for layer in model.layers:
-        if not isinstance(layer, L.DepthwiseConv2D):  # here they stand for constants
+        if not isinstance(layer, (L.DepthwiseConv2D, Affine)):  # here they stand for constants
             layer.set_weights([w + rng.uniform(0.05, 0.3, w.shape) for w in layer.get_weights()])
     return model
 
@@ -101,7 +101,7 @@ NETS = {
 @pytest.mark.parametrize("make", NETS.values(), ids=NETS.keys())
 def test_unrolled_layers_compute_the_same_and_give_their_weights_back(make):
     model, x = net(make), sequences()
-    unrolled = build(lower(float_graph(model)))
+    unrolled = build(lower(rewritten(read_graph(model))))
     kept = (L.LSTM, L.GRU, L.SimpleRNN, L.RNN, L.Bidirectional, L.TimeDistributed)
     assert not [layer.name for layer in unrolled.layers if isinstance(layer, kept)]
     assert furthest(model, unrolled, x) < 1e-5
@@ -114,21 +114,19 @@ def test_unrolled_layers_compute_the_same_and_give_their_weights_back(make):
 def test_any_layer_runs_on_every_step(inner):
     shape = (3, 4, 2) if type(inner()) is L.LSTM else (3, 4, 4, 2)
     model = net(lambda x: L.TimeDistributed(inner())(x), shape)
-    assert furthest(model, build(lower(float_graph(model))), sequences(4, shape)) < 1e-5
+    assert furthest(model, build(lower(rewritten(read_graph(model)))), sequences(4, shape)) < 1e-5
 
 
 def test_a_norm_behind_a_convolution_on_every_step_is_right_behind_it():
     conv, norm = L.TimeDistributed(L.Conv2D(2, 2)), L.TimeDistributed(L.BatchNormalization())
     model = net(lambda x: norm(conv(x)), (3, 4, 4, 2))
-    kinds = [type(layer).__name__ for layer in build(lower(float_graph(model))).layers]
+    kinds = [type(layer).__name__ for layer in build(lower(rewritten(read_graph(model)))).layers]
     assert kinds == ["InputLayer", "MergeTime", "Conv2D", "BatchNormalization", "SplitTime"]
 
 
 @pytest.mark.parametrize(
     "make",
     [
-        lambda x: L.LSTM(2)(L.Masking()(x)),
-        lambda x: L.Bidirectional(L.LSTM(2))(L.Masking()(x)),
         lambda x: L.GRU(2, activation="softmax")(x),
         lambda x: L.LSTM(2, dropout=0.5)(x, training=True),
     ],
@@ -136,6 +134,31 @@ def test_a_norm_behind_a_convolution_on_every_step_is_right_behind_it():
 def test_what_cannot_be_unrolled_stays_and_is_named(make):
     with pytest.raises(ValueError, match=r"(LSTM|GRU|Bidirectional)\)"):
         qr.quantize_model(net(make))
+
+
+MASKED = {
+    "lstm": lambda: L.LSTM(2),
+    "gru, all": lambda: L.GRU(2, return_sequences=True),
+    "simple, backwards": lambda: L.SimpleRNN(2, go_backwards=True),
+    "bidirectional": lambda: L.Bidirectional(L.LSTM(2)),
+    "bidirectional, all": lambda: L.Bidirectional(L.LSTM(2, return_sequences=True)),
+}
+
+
+@pytest.mark.parametrize("source", ["words", "steps"])
+@pytest.mark.parametrize("make", MASKED.values(), ids=MASKED.keys())
+def test_masked_steps_are_left_out(make, source):
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    if source == "words":
+        x, masked = keras.Input((4,), dtype="int32"), L.Embedding(9, 3, mask_zero=True)
+        data = rng.integers(1, 9, (6, 4))
+    else:
+        x, masked = keras.Input((4, 3)), L.Masking()
+        data = rng.normal(size=(6, 4, 3)).astype(np.float32)
+    data[:3, 2:] = 0
+    model = keras.Model(x, L.Flatten()(make()(masked(x))))
+    assert furthest(model, build(lower(rewritten(read_graph(model)))), data) < 1e-5
 
 
 def test_an_unknown_number_of_steps_is_not_unrolled():

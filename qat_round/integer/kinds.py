@@ -190,7 +190,8 @@ def _relu(config: Mapping[str, Any]) -> Kind | None:
 def _affine(config: Mapping[str, Any]) -> Kind | None:
     """A product or a sum with a constant; both at once are two operators (see `lower`)."""
     given = [key for key in ("scale", "offset") if config.get(key) is not None]
-    return Kind(weights=(Weight(given[0], axis=None),)) if len(given) == 1 else None
+    weights = tuple(Weight(word, axis=None) for word in given)
+    return Kind(weights=weights, takes_relu=True) if len(given) == 1 else None
 
 
 _SPECIAL: dict[type, Callable[[Mapping[str, Any]], Kind | None]] = {

@@ -12,11 +12,12 @@ from qat_round._compat import keras
 from qat_round.intake import layers as ours
 from qat_round.intake.activations import pull_activations
 from qat_round.intake.batch_norm import norm_as_affine
-from qat_round.intake.graph import Editor, Graph, Node, Part, Ref
+from qat_round.intake.graph import Editor, Graph, Node, Part, Ref, refs_in
 from qat_round.intake.patterns import affine_constants, merge_affines
 from qat_round.intake.split import split_separables
 
 from .kinds import kind_of
+from .masks import READERS
 from .rules import apply_rules
 from .scaling import as_image, can_be_image
 
@@ -40,6 +41,22 @@ def lower(graph: Graph, is_float: Callable[[Part], bool] = lambda part: False) -
 
 def _pull(graph: Graph) -> Graph:
     return pull_activations(graph, fused=frozenset({"linear", "relu"}))
+
+
+def without_masks(graph: Graph) -> Graph:
+    """Embeddings that mask nothing, once no layer asks for masks and no output carries one."""
+    if any(graph.spec(ref).masked for ref in refs_in(graph.outputs)):
+        return graph
+    if any(part.cls in READERS for part in graph.parts.values()):
+        return graph
+    parts = {name: _unmasking(part) for name, part in graph.parts.items()}
+    return dataclasses.replace(graph, parts=parts)
+
+
+def _unmasking(part: Part) -> Part:
+    if part.cls is not _L.Embedding or not part.config.get("mask_zero"):
+        return part
+    return dataclasses.replace(part, config={**part.config, "mask_zero": False})
 
 
 def norms_without_host(graph: Graph) -> Graph:
@@ -147,9 +164,11 @@ def _as_depthwise(editor: Editor, part: Part, node: Node) -> Ref | None:
     if scale is None or offset is None:
         return None if len(given) == 1 else _as_product_and_sum(editor, part, node)
     weights = (scale.reshape(1, 1, -1, 1).astype("float32"), offset.astype("float32"))
-    config = {"kernel_size": 1, "dtype": spec.dtype}
-    host = editor.add_part(Part(part.name, _L.DepthwiseConv2D, config, weights))
-    return as_image(editor, x, "affine", part.name, lambda y, s: editor.call(host, y, s))
+    config: dict[str, Any] = {"kernel_size": 1, "dtype": spec.dtype}
+    config["name"] = part.name
+    made = Part(part.name, _L.DepthwiseConv2D, config, weights, part.made_from)
+    editor.parts[part.name] = made
+    return as_image(editor, x, "affine", part.name, lambda y, s: editor.call(part.name, y, s))
 
 
 def _as_product_and_sum(editor: Editor, part: Part, node: Node) -> Ref:
@@ -165,6 +184,7 @@ LOWERINGS: tuple[Callable[..., Graph], ...] = (
     split_separables,
     _pull,
     apply_rules,
+    without_masks,
     norms_without_host,
     merge_affines,
     affines_into_hosts,

@@ -24,7 +24,7 @@ from .kinds import Kind, Weight, is_grid_clip, is_relu, kind_of
 _COMMON: dict[str, Any] = {"bits": 8, "rounder": "ste"}
 _WEIGHTS = _COMMON | {"range": "last_value", "symmetric": True, "narrow_range": True}
 _OUTPUTS = _COMMON | {"range": "moving_average"}
-_INPUTS = _COMMON | {"range": "all_values"}
+_INPUTS = _COMMON | {"range": "all_values", "off_ties": True}
 
 
 class Plan:

@@ -15,6 +15,7 @@ from qat_round._compat import keras
 from qat_round.intake.graph import Editor, Node, Part, Ref
 from qat_round.intake.write_back import JOINERS, Found
 
+from .masks import READERS, mask_of
 from .rules import rule
 from .unroll import Unroll, can_unroll, given_inputs, is_forced
 
@@ -45,7 +46,10 @@ def _unrolled(editor: Editor, part: Part, node: Node, run: Run, count: int) -> l
         return None
     if not can_unroll(part, editor.spec(given[0])):
         return None
-    unroll = Unroll(editor, part, given[0])
+    mask = mask_of(editor, given[0])
+    if mask is None and editor.spec(given[0]).masked:
+        return None
+    unroll = Unroll(editor, part, given[0], mask)
     outputs, states = run(unroll, given[1:])
     first = unroll.stack(outputs) if part.config.get("return_sequences") else outputs[-1]
     return [first, *states] if part.config.get("return_state") else [first]
@@ -58,15 +62,17 @@ def _lstm_steps(u: Unroll, states: States) -> tuple[list[Ref], States]:
     h: Ref | None
     c: Ref | None
     h, c = states or (None, None)
-    for x in u.project(kernel, bias):
+    for t, x in enumerate(u.project(kernel, bias)):
         gates, candidate = _with_state(u, x, h, recurrent)
         gates = u.activation("gates", "recurrent_activation", gates, 3 * u.units)
         i, o, *f = u.gates(gates, 3, [0, 1] if c is None else [0, 1, 2])
         new = u.multiply("new", i, u.activation("candidate", "activation", candidate, u.units))
-        c = new if c is None else u.add("carry", u.multiply("kept", f[0], c), new)
-        h = u.multiply("state", o, u.activation("squashed", "activation", c, u.units))
-        outputs.append(h)
-    return outputs, [outputs[-1], *([c] if c else [])]
+        new = new if c is None else u.add("carry", u.multiply("kept", f[0], c), new)
+        c = u.held("carry", t, new, c)
+        squashed = u.activation("squashed", "activation", c, u.units)
+        h = u.held("state", t, u.multiply("state", o, squashed), h)
+        outputs.append(u.shown(t, h))
+    return outputs, [state for state in (h, c) if state is not None]
 
 
 def _with_state(u: Unroll, x: dict[str, Ref], h: Ref | None, kernels: dict) -> tuple[Ref, ...]:
@@ -116,7 +122,7 @@ def _gru_steps(u: Unroll, states: States) -> tuple[list[Ref], States]:
     candidate = _reset_after if u.config.get("reset_after", True) else _reset_before
     outputs: list[Ref] = []
     h = states[0] if states else None
-    for x in u.project(kernel, bias):
+    for t, x in enumerate(u.project(kernel, bias)):
         if h is None and after:
             h = u.zeros(x["gates"], 2 * u.units)
         seen = None if h is None else u.dropped_state(h)
@@ -124,9 +130,9 @@ def _gru_steps(u: Unroll, states: States) -> tuple[list[Ref], States]:
         total = candidate(u, x["candidate"], seen, r, recurrent["candidate"], after)
         g = u.activation("candidate", "activation", total, u.units)
         way = g if h is None else u.subtract("way", g, h)
-        h = u.subtract("state", g, u.multiply("held", z, way))
-        outputs.append(h)
-    return outputs, outputs[-1:]
+        h = u.held("state", t, u.subtract("state", g, u.multiply("held", z, way)), h)
+        outputs.append(u.shown(t, h))
+    return outputs, [h] if h is not None else []
 
 
 def _gru_gates(
@@ -186,11 +192,11 @@ def _simple_steps(u: Unroll, states: States) -> tuple[list[Ref], States]:
     kernel, recurrent, *bias = ({"total": w} for w in u.part.weights)
     outputs: list[Ref] = []
     h = states[0] if states else None
-    for x in u.project(kernel, bias[0] if bias else {}):
+    for t, x in enumerate(u.project(kernel, bias[0] if bias else {})):
         (total,) = _with_state(u, x, h, recurrent)
-        h = u.activation("state", "activation", total, u.units)
-        outputs.append(h)
-    return outputs, outputs[-1:]
+        h = u.held("state", t, u.activation("state", "activation", total, u.units), h)
+        outputs.append(u.shown(t, h))
+    return outputs, [h] if h is not None else []
 
 
 def _join_simple(part: Part, found: Found) -> Sequence[np.ndarray]:
@@ -198,3 +204,4 @@ def _join_simple(part: Part, found: Found) -> Sequence[np.ndarray]:
 
 
 JOINERS |= {_L.LSTM: _join_lstm, _L.GRU: _join_gru, _L.SimpleRNN: _join_simple}
+READERS.update({_L.LSTM, _L.GRU, _L.SimpleRNN, _L.Bidirectional, _L.RNN})

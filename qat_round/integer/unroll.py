@@ -33,15 +33,37 @@ class Unroll:
         editor: of the graph that is made.
         part: the layer.
         x: its input, [b, t, features], t known.
+        mask: 1 for each step that counts, 0 for others, [b, t, 1]; None if all count.
     """
 
-    def __init__(self, editor: Editor, part: Part, x: Ref):
+    def __init__(self, editor: Editor, part: Part, x: Ref, mask: Ref | None = None):
         spec = editor.spec(x)
         self.editor, self.part, self.config = editor, part, part.config
         self.batch, self.steps, self.features = spec.shape
         self.dtype = spec.dtype
         self.units = int(part.config["units"])
         self.x = x
+        self._counts = [] if mask is None else self._by_step("mask", mask)
+        self._others = [] if mask is None else self._by_step("unmask", self._opposite(mask))
+
+    def _opposite(self, mask: Ref) -> Ref:
+        return self.apply("unmask", ours.Affine, mask, (self.steps, 1), scale=-1.0, offset=1.0)
+
+    def _by_step(self, name: str, x: Ref) -> list[Ref]:
+        """The steps of [b, t, 1], in the order in which they run."""
+        unstack = piece(self.editor, self.part, f"{name}_by_step", time.Unstack)
+        steps = call_many(self.editor, unstack, x, [self._spec(1)] * self.steps)
+        return steps[::-1] if self.config.get("go_backwards") else steps
+
+    def held(self, name: str, step: int, new: Ref, old: Ref | None) -> Ref:
+        """The new state where the step counts, else the old one (zero if there is none)."""
+        if not self._counts:
+            return new
+        new = self.multiply(f"{name}_masked", new, self._counts[step])
+        if old is None:
+            return new
+        old = self.multiply(f"{name}_masked", old, self._others[step])
+        return self.add(f"{name}_held", new, old)
 
     def apply(
         self,
@@ -60,6 +82,12 @@ class Unroll:
     def _spec(self, size: Any) -> Spec:
         shape = size if isinstance(size, tuple) else (size,)
         return Spec((self.batch, *shape), self.dtype)
+
+    def shown(self, step: int, h: Ref) -> Ref:
+        """What the layer gives for a step: its state, or zero if masked steps are to be zero."""
+        if not self._counts or not self.config.get("zero_output_for_mask"):
+            return h
+        return self.multiply("shown", h, self._counts[step])
 
     def dense(self, suffix: str, x: Ref, kernel: np.ndarray, bias: np.ndarray | None) -> Ref:
         """x kernel + bias; regularizers and constraints are those of the layer."""
@@ -176,10 +204,10 @@ def is_forced(part: Part, node: Node) -> bool:
 def can_unroll(part: Part, spec: Spec) -> bool:
     """Whether a recurrent layer's steps can be written out for such an input.
 
-    Steps and features have to be known, nothing masked, and each example has to start anew.
+    Steps and features have to be known, and each example has to start anew.
     """
     config = part.config
-    odd = config.get("stateful") or config.get("time_major") or spec.masked
+    odd = config.get("stateful") or config.get("time_major")
     return not odd and spec.rank == 3 and None not in spec.shape[1:] and _by_element(config)
 
 
