@@ -251,7 +251,8 @@ class GridWrapper(RoundingWrapper):
         config = self.quantize_config
         self._trainable_weights.extend(self.layer.trainable_weights)
         variables = list(self.layer.weights)
-        self.float_weights = lambda: variables  # Keras forgets those that quantized values replace
+        # Keras forgets variables that quantized values replace; some layers make theirs when called
+        self.float_weights = lambda: variables if config.weights else list(self.layer.weights)
         self._quantize_activations: list[Any] = []
         self._weight_vars = [
             (weight, quantizer, quantizer.build(weight.shape, path.replace(".", "_"), self))
@@ -275,7 +276,8 @@ class GridWrapper(RoundingWrapper):
         if self._takes_training:
             kwargs["training"] = training
         with _as_in_the_file(self, inputs, training) as settled:
-            outputs = self.layer.call(settled, **kwargs)
+            call = self.layer.call if self._weight_vars else self.layer
+            outputs = call(settled, **kwargs)
         return _with_sums(self, self._on_grid(outputs, inputs, training), inputs)
 
     def _on_grid(self, outputs: Any, inputs: Any, training: Any) -> Any:

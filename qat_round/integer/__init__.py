@@ -7,6 +7,7 @@ which grid), and built once, each layer in its wrapper.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -74,8 +75,14 @@ def _call_all(graph: Graph, layers: dict[str, Any], tensors: dict[Ref, Any]) -> 
         if Ref(name) in tensors:
             continue
         args, kwargs = map_refs(tensors.__getitem__, (node.args, dict(node.kwargs)))
-        outputs = layers[node.part](*args, **kwargs)
+        outputs = layers[node.part](*args[:1], **_by_name(layers[node.part], args), **kwargs)
         tensors.update({Ref(name, i): t for i, t in enumerate(tf.nest.flatten(outputs))})
+
+
+def _by_name(wrapper: Any, args: tuple[Any, ...]) -> dict[str, Any]:
+    """All arguments but the first, by the names that the wrapped layer has for them."""
+    names = list(inspect.signature(wrapper.layer.call).parameters)
+    return dict(zip(names[1:], args[1:], strict=False))
 
 
 def _wrapped(planned: Plan) -> dict[str, Any]:

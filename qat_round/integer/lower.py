@@ -16,6 +16,7 @@ from qat_round.intake.graph import Editor, Graph, Node, Part, Ref, refs_in
 from qat_round.intake.patterns import affine_constants, merge_affines
 from qat_round.intake.split import split_separables
 
+from .flat_dense import dense_on_steps
 from .kinds import kind_of
 from .masks import READERS
 from .rules import apply_rules
@@ -189,5 +190,6 @@ LOWERINGS: tuple[Callable[..., Graph], ...] = (
     merge_affines,
     affines_into_hosts,
     affines_as_depthwise,
+    dense_on_steps,
 )
 """In this order; each leaves the inference outputs equal."""
