@@ -98,13 +98,21 @@ def grid_from_range(
     qmin, qmax = int(narrow_range), 2 ** check_bits(bits) - 1
     lo, hi = tf.cast(lo, tf.float32), tf.cast(hi, tf.float32)
     empty = tf.logical_and(lo == 0.0, hi == 0.0)
-    step = tf.where(empty, 1.0, (hi - lo) / (qmax - qmin))
+    step = tf.where(empty, 1.0, _over_count(hi - lo, qmax - qmin))
     zero_point = tf.clip_by_value(tf.floor(qmin - lo / step + 0.5), float(qmin), float(qmax))
     nudged_lo = (qmin - zero_point) * step
     nudged_hi = tf.where(empty, 0.0, (qmax - zero_point) * step)
     if axis is None and lo.shape.rank == 1:
         axis = -1
     return Grid(lo, hi, step, zero_point, nudged_lo, nudged_hi, bits, narrow_range, axis)
+
+
+def _over_count(width: tf.Tensor, count: int) -> tf.Tensor:
+    """width / count, correctly rounded.
+
+    In float32 TensorFlow's graph optimizer would multiply by 1 / count, which is a last bit off.
+    """
+    return tf.cast(tf.cast(width, tf.float64) / count, tf.float32)
 
 
 def fake_quant(

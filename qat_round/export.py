@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ._compat import exporting, tf
+from .file_scales import with_model_scales
 from .tensors import quantized_tensors, require_quantized
 from .tflite_file import TFLiteFile
 
@@ -44,7 +45,7 @@ def export_tflite(
         check_writable(path)
     _check_ranges(model)
     _check_bits(model)
-    tflite = _convert(model, io)
+    tflite = with_model_scales(_convert(model, io), model)
     if path is not None:
         write_file(path, tflite)
     return tflite

@@ -73,7 +73,7 @@ def bias_slip(sums: SumNote, layer: Any = None) -> tf.Tensor | None:
         One value for each channel; None if there is no bias to round.
     """
     if isinstance(layer, keras.layers.BatchNormalization):
-        factor, mean, beta = _norm(layer)
+        factor, mean, beta = norm_constants(layer)
         offset = beta + (0.0 if sums.bias is None else sums.bias) * factor - mean * factor
         return tf.math.divide_no_nan(_slip(offset, sums.step * tf.abs(factor)), factor)
     return None if sums.bias is None else _slip(tf.convert_to_tensor(sums.bias), sums.step)
@@ -83,7 +83,7 @@ def _slip(bias: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
     return tf.round(tf.math.divide_no_nan(bias, step)) * step - bias
 
 
-def _norm(layer: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+def norm_constants(layer: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Factor, mean and beta of a batch norm in inference."""
     factor = tf.math.rsqrt(layer.moving_variance + layer.epsilon)
     factor = factor * layer.gamma if layer.scale else factor

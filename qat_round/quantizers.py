@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ._compat import Quantizer, is_converting, keras, smart_cond, tf
+from ._compat import Quantizer, is_converting, is_exporting, keras, smart_cond, tf
 from .affine import (
     Grid,
     check_bits,
@@ -18,6 +18,7 @@ from .affine import (
     grid_from_range,
     native_fake_quant,
 )
+from .exact import noted_pending, rounded
 from .notes import GridNote, note_grid
 from .ranges import FIRST_GUESS, Fixed, Range, get_range, measure
 from .rounding import Rounder, get
@@ -155,6 +156,9 @@ class RoundingQuantizer(Quantizer):
 
     def infer(self, x: tf.Tensor, weights: dict[str, Any]) -> tf.Tensor:
         """x on the stored range's grid, by TensorFlow's op."""
+        pending = noted_pending(x)
+        if pending is not None and not self.per_axis and not is_exporting():
+            return rounded(pending, self.grid(weights))
         exact, grid = tf.cast(self._joined(x), tf.float32), self.grid(weights)
         on_grid = constant_fake_quant if self.as_constant else native_fake_quant
         return _shaped_as(x, tf.cast(on_grid(exact, grid), x.dtype))

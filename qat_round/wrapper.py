@@ -12,6 +12,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from . import exact_layers
 from ._compat import (
     InputQuantizeLayer,
     QuantizeConfig,
@@ -275,6 +276,9 @@ class GridWrapper(RoundingWrapper):
         self.quantize_config.set_quantize_weights(self.layer, weights)
         if self._takes_training:
             kwargs["training"] = training
+        exact = exact_layers.compute(self, inputs) if _is_inference(training) else None
+        if exact is not None:
+            return self._on_grid(exact, inputs, training)
         with _as_in_the_file(self, inputs, training) as settled:
             call = self.layer.call if self._weight_vars else self.layer
             outputs = call(settled, **kwargs)
@@ -291,6 +295,15 @@ class GridWrapper(RoundingWrapper):
         return _quantized(
             self._output_quantizers[0], outputs, training, self._output_quantizer_vars
         )
+
+
+def _is_inference(training: Any) -> bool:
+    """Whether it is known that this is inference, of a model with its quantizers, not for a file.
+
+    In a graph for a file the converter has to see the layers as they are.
+    """
+    known = tf.get_static_value(training) if tf.is_tensor(training) else training
+    return known is not None and not known and not is_exporting() and not is_bypassed()
 
 
 def _quantized(quantizer: Any, x: Any, training: Any, state: Any) -> Any:

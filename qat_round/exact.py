@@ -1,0 +1,114 @@
+"""Inference in whole numbers, as TFLite's kernels compute it, so that no rounding differs.
+
+A tensor on a grid is whole numbers times a step. Products and sums of whole numbers are exact in
+float32 (below 2^24), so that what a kernel accumulates is computed here without error, and rounded
+once, by the very arithmetic of the kernel (XNNPACK's, which TFLite runs by default):
+
+    convolution, dense, product:  round_half_even(accumulator * (step_in step_w / step_out))
+    sum of two:                   (a m_a + b m_b + half) >> shift,   m in 21 bits
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from ._compat import tf
+
+_INTS, _PENDING = "_qat_round_ints", "_qat_round_pending"
+
+
+class Ints(NamedTuple):
+    """Values as whole numbers (in float32) times a step.
+
+    Args:
+        values: level minus zero point.
+        step: shape ().
+    """
+
+    values: tf.Tensor
+    step: tf.Tensor
+
+
+class Sums(NamedTuple):
+    """Sums of products of whole numbers, not rounded yet: acc step_in step_w + bias.
+
+    Args:
+        acc: whole numbers.
+        step_in: the input's step, ().
+        step_w: the other factor's, () or (channels,).
+        bias: what is added, in real units, or None.
+    """
+
+    acc: tf.Tensor
+    step_in: tf.Tensor
+    step_w: tf.Tensor
+    bias: Any
+
+    def real(self) -> tf.Tensor:
+        """The sums in real units, with the bias on its grid."""
+        step = self.step_in * self.step_w
+        return (self.acc if self.bias is None else self.acc + self._bias(step)) * step
+
+    def levels(self, step: tf.Tensor) -> tf.Tensor:
+        """The sums as whole numbers of a step."""
+        product = self.step_in * self.step_w
+        acc = self.acc if self.bias is None else self.acc + self._bias(product)
+        return tf.round(acc * (product / step))
+
+    def _bias(self, step: tf.Tensor) -> tf.Tensor:
+        return tf.round(tf.math.divide_no_nan(tf.convert_to_tensor(self.bias), step))
+
+    def normed(self, factor: tf.Tensor, mean: tf.Tensor, beta: tf.Tensor) -> Sums:
+        """Behind a batch norm: factor (x - mean) + beta, the factor being part of the weights."""
+        bias = beta - mean * factor
+        bias = bias if self.bias is None else bias + self.bias * factor
+        step = self.step_w * tf.abs(factor)
+        return Sums(self.acc * tf.sign(factor), self.step_in, step, bias)
+
+
+class Pair(NamedTuple):
+    """The sum of two tensors, not rounded yet."""
+
+    a: Ints
+    b: Ints
+
+    def levels(self, step: tf.Tensor) -> tf.Tensor:
+        """The sum as whole numbers of a step."""
+        ratios = [tf.abs(side.step / step) for side in self]
+        exponent = tf.floor(tf.math.log(tf.maximum(*ratios)) / tf.math.log(2.0) + 1e-6)
+        unit = tf.cast(2.0 ** (20.0 - exponent), tf.float64)
+        total = sum(
+            tf.cast(side.values, tf.float64) * tf.round(tf.cast(ratio, tf.float64) * unit)
+            for side, ratio in zip(self, ratios, strict=True)
+        )
+        return tf.cast(tf.floor(total / unit + 0.5), tf.float32)
+
+
+def note_ints(tensor: Any, ints: Ints) -> Any:
+    """The tensor, with a note of its whole numbers."""
+    setattr(tensor, _INTS, ints)
+    return tensor
+
+
+def noted_ints(tensor: Any) -> Ints | None:
+    """The whole numbers of a tensor, if they were noted."""
+    return getattr(tensor, _INTS, None)
+
+
+def note_pending(tensor: Any, pending: Sums | Pair | None) -> Any:
+    """The tensor, with a note of what it is before it is rounded."""
+    if pending is not None:
+        setattr(tensor, _PENDING, pending)
+    return tensor
+
+
+def noted_pending(tensor: Any) -> Sums | Pair | None:
+    """What a tensor is before it is rounded, if that was noted."""
+    return getattr(tensor, _PENDING, None)
+
+
+def rounded(pending: Sums | Pair, grid: Any) -> tf.Tensor:
+    """Sums on a grid, as the kernel rounds them, with a note of their whole numbers."""
+    lowest, highest = grid.qmin - grid.zero_point, grid.qmax - grid.zero_point
+    levels = tf.clip_by_value(pending.levels(grid.step), lowest, highest)
+    return note_ints(levels * grid.step, Ints(levels, grid.step))

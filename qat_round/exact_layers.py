@@ -1,0 +1,124 @@
+"""Which layers compute in whole numbers, and how; see `exact`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from ._compat import keras, tf
+from .exact import Ints, Pair, Sums, note_pending, noted_ints, noted_pending
+from .grids import norm_constants
+from .notes import noted_grid
+
+_L = keras.layers
+_TRANSPOSED = (_L.Conv1DTranspose, _L.Conv2DTranspose)
+_KERNELS = {
+    _L.Conv1D: "kernel",
+    _L.Conv2D: "kernel",
+    _L.Conv1DTranspose: "kernel",
+    _L.Conv2DTranspose: "kernel",
+    _L.DepthwiseConv1D: "depthwise_kernel",
+    _L.DepthwiseConv2D: "depthwise_kernel",
+    _L.Dense: "kernel",
+}
+_PASSING = ("ReLU", "GridClip")
+
+
+def compute(wrapper: Any, inputs: Any) -> Any:
+    """The layer's outputs, computed in whole numbers and noted as such; None where it cannot be.
+
+    Args:
+        wrapper: a GridWrapper whose quantized weights are set.
+        inputs: what it was called on.
+    """
+    layer = wrapper.layer
+    if type(layer) in _KERNELS:
+        return _linear(wrapper, inputs)
+    if isinstance(layer, _L.BatchNormalization):
+        return _normed(layer, inputs)
+    if type(layer).__name__ in _PASSING or _is_relu(layer):
+        pending = noted_pending(inputs) if tf.is_tensor(inputs) else None
+        return None if pending is None else note_pending(layer.call(inputs), pending)
+    if type(layer) in (_L.Add, _L.Multiply):
+        return _joined(layer, inputs)
+    return None
+
+
+def _is_relu(layer: Any) -> bool:
+    return type(layer) is _L.Activation and layer.activation is keras.activations.relu
+
+
+def ints_of(x: Any) -> Ints | None:
+    """A tensor as whole numbers; None if it is on no grid, or on one for each channel."""
+    found, grid = noted_ints(x), noted_grid(x)
+    if found is not None or grid is None or not hasattr(grid.quantizer, "grid"):
+        return found
+    step = tf.convert_to_tensor(grid.quantizer.grid(grid.weights).step)
+    return None if step.shape.rank else Ints(tf.round(x / step), step)
+
+
+def _linear(wrapper: Any, inputs: Any) -> Any:
+    x = ints_of(inputs) if tf.is_tensor(inputs) else None
+    if x is None or x.values.dtype != tf.float32 or len(wrapper._weight_vars) != 1:
+        return None
+    layer, (variable, quantizer, state) = wrapper.layer, wrapper._weight_vars[0]
+    if not quantizer.symmetric or not _is_plain(layer):
+        return None
+    grid, name = quantizer.grid(state), _KERNELS[type(layer)]
+    kernel = tf.round(getattr(layer, name) / _against(quantizer, grid.step, variable.shape))
+    with _as_sums(layer, name, kernel):
+        acc = layer.call(x.values)
+    bias = layer.bias if layer.use_bias else None
+    sums = Sums(acc, x.step, tf.convert_to_tensor(grid.step), bias)
+    return note_pending(layer.activation(sums.real()), sums)
+
+
+def _is_plain(layer: Any) -> bool:
+    activation = getattr(layer, "activation", None)
+    return activation in (keras.activations.linear, keras.activations.relu)
+
+
+def _against(quantizer: Any, step: Any, shape: Any) -> tf.Tensor:
+    """One step for each channel in a shape that goes with the weights."""
+    step = tf.convert_to_tensor(step)
+    if not step.shape.rank:
+        return step
+    if isinstance(quantizer.axis, tuple):
+        return tf.reshape(step, [shape[axis] for axis in quantizer.axis])
+    wide = [1] * shape.rank
+    wide[quantizer.axis] = shape[quantizer.axis]
+    return tf.reshape(step, wide)
+
+
+@contextlib.contextmanager
+def _as_sums(layer: Any, name: str, kernel: tf.Tensor) -> Iterator[None]:
+    """While open, the layer gives products of whole numbers, without bias and activation."""
+    kept = {key: getattr(layer, key) for key in (name, "use_bias", "activation")}
+    plain = {name: kernel, "use_bias": False, "activation": keras.activations.linear}
+    for key, value in plain.items():
+        object.__setattr__(layer, key, value)
+    try:
+        yield
+    finally:
+        for key, value in kept.items():
+            object.__setattr__(layer, key, value)
+
+
+def _normed(layer: Any, inputs: Any) -> Any:
+    sums = noted_pending(inputs) if tf.is_tensor(inputs) else None
+    if not isinstance(sums, Sums) or sums.acc.shape[-1] != layer.moving_mean.shape[0]:
+        return None
+    normed = sums.normed(*norm_constants(layer))
+    return note_pending(normed.real(), normed)
+
+
+def _joined(layer: Any, inputs: Any) -> Any:
+    sides = [side for side in map(ints_of, inputs) if side is not None]
+    if len(inputs) != 2 or len(sides) != 2:
+        return None
+    a, b = sides
+    if type(layer) is _L.Add:
+        return note_pending(layer.call(inputs), Pair(a, b))
+    sums = Sums(a.values * b.values, a.step, b.step, None)
+    return note_pending(sums.real(), sums)
