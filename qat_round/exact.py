@@ -46,14 +46,14 @@ class Sums(NamedTuple):
 
     def real(self) -> tf.Tensor:
         """The sums in real units, with the bias on its grid."""
-        step = self.step_in * self.step_w
+        step = product(self.step_in, self.step_w)
         return (self.acc if self.bias is None else self.acc + self._bias(step)) * step
 
     def levels(self, step: tf.Tensor) -> tf.Tensor:
         """The sums as whole numbers of a step."""
-        product = self.step_in * self.step_w
-        acc = self.acc if self.bias is None else self.acc + self._bias(product)
-        return tf.round(acc * (product / step))
+        unit = product(self.step_in, self.step_w)
+        acc = self.acc if self.bias is None else self.acc + self._bias(unit)
+        return tf.round(acc * (unit / step))
 
     def _bias(self, step: tf.Tensor) -> tf.Tensor:
         return tf.round(tf.math.divide_no_nan(tf.convert_to_tensor(self.bias), step))
@@ -62,7 +62,7 @@ class Sums(NamedTuple):
         """Behind a batch norm: factor (x - mean) + beta, the factor being part of the weights."""
         bias = beta - mean * factor
         bias = bias if self.bias is None else bias + self.bias * factor
-        step = self.step_w * tf.abs(factor)
+        step = product(self.step_w, tf.abs(factor))
         return Sums(self.acc * tf.sign(factor), self.step_in, step, bias)
 
 
@@ -82,6 +82,14 @@ class Pair(NamedTuple):
             for side, ratio in zip(self, ratios, strict=True)
         )
         return tf.cast(tf.floor(total / unit + 0.5), tf.float32)
+
+
+def product(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """a b, correctly rounded to float32.
+
+    TensorFlow's graph optimizer reorders products of float32, which changes their last bits.
+    """
+    return tf.cast(tf.cast(a, tf.float64) * tf.cast(b, tf.float64), tf.float32)
 
 
 def note_ints(tensor: Any, ints: Ints) -> Any:
