@@ -84,6 +84,23 @@ class Pair(NamedTuple):
         return tf.cast(tf.floor(total / unit + 0.5), tf.float32)
 
 
+class Clipped(NamedTuple):
+    """Sums held between two numbers (None: open), as by a ReLU that is part of the operator."""
+
+    of: Sums | Pair
+    low: float | None = 0.0
+    high: float | None = None
+
+    def levels(self, step: tf.Tensor) -> tf.Tensor:
+        """The clipped sums as whole numbers of a step."""
+        levels = self.of.levels(step)
+        levels = levels if self.low is None else tf.maximum(levels, tf.round(self.low / step))
+        return levels if self.high is None else tf.minimum(levels, tf.round(self.high / step))
+
+
+Pending = Sums | Pair | Clipped
+
+
 def product(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """a b, correctly rounded to float32.
 
@@ -103,19 +120,19 @@ def noted_ints(tensor: Any) -> Ints | None:
     return getattr(tensor, _INTS, None)
 
 
-def note_pending(tensor: Any, pending: Sums | Pair | None) -> Any:
+def note_pending(tensor: Any, pending: Pending | None) -> Any:
     """The tensor, with a note of what it is before it is rounded."""
     if pending is not None:
         setattr(tensor, _PENDING, pending)
     return tensor
 
 
-def noted_pending(tensor: Any) -> Sums | Pair | None:
+def noted_pending(tensor: Any) -> Pending | None:
     """What a tensor is before it is rounded, if that was noted."""
     return getattr(tensor, _PENDING, None)
 
 
-def rounded(pending: Sums | Pair, grid: Any) -> tf.Tensor:
+def rounded(pending: Pending, grid: Any) -> tf.Tensor:
     """Sums on a grid, as the kernel rounds them, with a note of their whole numbers."""
     lowest, highest = grid.qmin - grid.zero_point, grid.qmax - grid.zero_point
     levels = tf.clip_by_value(pending.levels(grid.step), lowest, highest)

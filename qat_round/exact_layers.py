@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ._compat import keras, tf
-from .exact import Ints, Pair, Sums, note_pending, noted_ints, noted_pending
+from .exact import Clipped, Ints, Pair, Sums, note_pending, noted_ints, noted_pending
 from .grids import norm_constants
 from .notes import noted_grid
 
@@ -22,7 +22,6 @@ _KERNELS = {
     _L.DepthwiseConv2D: "depthwise_kernel",
     _L.Dense: "kernel",
 }
-_PASSING = ("ReLU", "GridClip")
 
 
 def compute(wrapper: Any, inputs: Any) -> Any:
@@ -37,9 +36,8 @@ def compute(wrapper: Any, inputs: Any) -> Any:
         return _linear(wrapper, inputs)
     if isinstance(layer, _L.BatchNormalization):
         return _normed(layer, inputs)
-    if type(layer).__name__ in _PASSING or _is_relu(layer):
-        pending = noted_pending(inputs) if tf.is_tensor(inputs) else None
-        return None if pending is None else note_pending(layer.call(inputs), pending)
+    if isinstance(layer, _L.ReLU) or type(layer).__name__ == "GridClip" or _is_relu(layer):
+        return _clipped(layer, inputs)
     if type(layer) in (_L.Add, _L.Multiply):
         return _joined(layer, inputs)
     return None
@@ -47,6 +45,18 @@ def compute(wrapper: Any, inputs: Any) -> Any:
 
 def _is_relu(layer: Any) -> bool:
     return type(layer) is _L.Activation and layer.activation is keras.activations.relu
+
+
+def _clipped(layer: Any, inputs: Any) -> Any:
+    """What a ReLU, or a clip to its grid's own ends, makes of sums."""
+    pending = noted_pending(inputs) if tf.is_tensor(inputs) else None
+    bent = getattr(layer, "negative_slope", 0.0) or getattr(layer, "threshold", 0.0)
+    if not isinstance(pending, Sums | Pair) or bent:
+        return None
+    if type(layer).__name__ != "GridClip":
+        high = getattr(layer, "max_value", None)
+        pending = Clipped(pending, 0.0, None if high is None else float(high))
+    return note_pending(layer.call(inputs), pending)
 
 
 def ints_of(x: Any) -> Ints | None:
@@ -71,7 +81,8 @@ def _linear(wrapper: Any, inputs: Any) -> Any:
         acc = layer.call(x.values)
     bias = layer.bias if layer.use_bias else None
     sums = Sums(acc, x.step, tf.convert_to_tensor(grid.step), bias)
-    return note_pending(layer.activation(sums.real()), sums)
+    is_relu = getattr(layer, "activation", None) is keras.activations.relu
+    return note_pending(layer.activation(sums.real()), Clipped(sums) if is_relu else sums)
 
 
 def _is_plain(layer: Any) -> bool:
