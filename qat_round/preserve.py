@@ -7,6 +7,7 @@ when the layer is built, and kept in layer weights, so that a saved model still 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -106,6 +107,66 @@ class ClusterPreservingQuantizer(RoundingQuantizer):
 
 
 PRESERVING = (PrunePreservingQuantizer, ClusterPreservingQuantizer)
+PATTERNS = ("sparsity", "clusters")
+_KERNELS = ("kernel", "depthwise_kernel", "embeddings")
+
+
+def patterns(preserve: str | Sequence[str] | None) -> tuple[str, ...]:
+    """What of the weights is to be preserved, from one word, several, or None.
+
+    Raises:
+        ValueError: for another word than "sparsity" and "clusters".
+
+    Example:
+        >>> patterns("clusters")
+        ('clusters',)
+    """
+    words = (preserve,) if isinstance(preserve, str) else tuple(preserve or ())
+    for word in words:
+        if word not in PATTERNS:
+            raise ValueError(
+                f"preserve={preserve!r}: {word!r} is unknown; allowed are "
+                '"sparsity", "clusters", or both in a tuple.'
+            )
+    return words
+
+
+def preserving(
+    quantizer: RoundingQuantizer, words: Sequence[str], attribute: str, values: np.ndarray
+) -> RoundingQuantizer:
+    """The quantizer that keeps the pattern of some weights; the same one where there is none.
+
+    Args:
+        quantizer: of the weights.
+        words: what `patterns` gives.
+        attribute: where their layer has them; biases and gains have no pattern.
+        values: their values.
+    """
+    if not words or attribute not in _KERNELS:
+        return quantizer
+    if "clusters" not in words:
+        return PrunePreservingQuantizer(**quantizer.get_config())
+    clusters = len(np.unique(values))
+    if not 1 < clusters <= MOST_CLUSTERS:
+        return preserving(quantizer, [w for w in words if w != "clusters"], attribute, values)
+    settings = quantizer.get_config() | {"per_axis": False, "as_constant": False}
+    zeros = "sparsity" in words
+    return ClusterPreservingQuantizer(preserve_sparsity=zeros, clusters=clusters, **settings)
+
+
+def note_patterns(wrapper: Any) -> None:
+    """Takes the zeros and centroids from a wrapped layer's weights as they are now."""
+    for variable, quantizer, state in wrapper._weight_vars:
+        if not isinstance(quantizer, PRESERVING):
+            continue
+        values = variable.numpy()
+        found = {"mask": values, "original": values}
+        if "centroids" in state:
+            unique = np.unique(values)[np.newaxis]
+            found |= {"centroids": unique, "centroids_mask": unique}
+        for name in found.keys() & state.keys():
+            array = found[name]
+            state[name].assign(array != 0.0 if name.endswith("mask") else array)
 
 
 def nearest_centroid(values: tf.Tensor, centroids: tf.Tensor) -> tf.Tensor:

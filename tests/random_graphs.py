@@ -60,8 +60,8 @@ class Growth:
 
     def _next(self, x: Any, tensors: list[Any], used: list[tuple[Any, Any]]) -> Any:
         kind, fitting = self.rng.random(), [layer for layer, shape in used if shape == x.shape]
-        if kind < 0.2:
-            alike = [t for t in tensors if t.shape == x.shape]
+        alike = [t for t in tensors if t.shape == x.shape and t is not x]
+        if kind < 0.2 and alike:
             return getattr(self.library.layers, self._one(self.binary))()([x, self._one(alike)])
         if kind < 0.3 and fitting:
             return self._one(fitting)(x)
