@@ -51,8 +51,9 @@ def quantize_model(
         unsupported: "error" names the layers that TFLite cannot compute in integers; "float" leaves
             them in float. `qr.coverage(model)` says beforehand which they are.
         preserve: "sparsity" for a pruned model, whose zeros stay zero; "clusters" for a clustered
-            one, whose kernels keep their number of values, and then have one scale each instead of
-            one for each channel; or both in a tuple. Strip TFMOT's wrappers first.
+            one, whose kernels keep their number of values, and then have one range for all channels
+            (a batch norm with a negative gamma mirrors its channels' integers); or both in a
+            tuple. Strip TFMOT's wrappers first.
         safe_mode: whether `Lambda` layers of files and of Keras 3 models are refused, as in Keras.
         **settings: `weights` and `activations` (a name, a Rounder, a TensorSpec, None for float)
             and `overrides` ({layer name pattern or class: LayerSpec}).

@@ -46,6 +46,8 @@ class ClusterPreservingQuantizer(RoundingQuantizer):
         preserve_sparsity: whether weights and centroids that were zero stay zero.
         clusters: how many centroids; None to find them when the layer is built, 0 for none.
         by_channel: whether each output channel has centroids of its own.
+        one_range: whether all channels have the range of the whole tensor, so that a centroid is
+            one integer in all of them (a batch norm that is folded scales them apart).
         **settings: those of RoundingQuantizer.
     """
 
@@ -54,12 +56,21 @@ class ClusterPreservingQuantizer(RoundingQuantizer):
         preserve_sparsity: bool = False,
         clusters: int | None = None,
         by_channel: bool = False,
+        one_range: bool = False,
         **settings: Any,
     ):
         super().__init__(**settings)
         self.preserve_sparsity = preserve_sparsity
         self.clusters = clusters
         self.by_channel = by_channel
+        self.one_range = one_range
+
+    def measure(self, x: tf.Tensor) -> tf.Tensor:
+        ends = super().measure(x)
+        if not (self.one_range and self.per_axis):
+            return ends
+        lo, hi = tf.reduce_min(ends[0]), tf.reduce_max(ends[1])
+        return tf.stack([tf.fill(tf.shape(ends[0]), lo), tf.fill(tf.shape(ends[1]), hi)])
 
     def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, tf.Variable]:
         own = super().build(tensor_shape, name, layer)
@@ -86,7 +97,7 @@ class ClusterPreservingQuantizer(RoundingQuantizer):
         return super().train(clustered, weights)
 
     def get_config(self) -> dict[str, Any]:
-        own = ("preserve_sparsity", "clusters", "by_channel")
+        own = ("preserve_sparsity", "clusters", "by_channel", "one_range")
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
     def _centroids(self, values: np.ndarray, layer: Any) -> np.ndarray:
@@ -149,7 +160,7 @@ def preserving(
     clusters = len(np.unique(values))
     if not 1 < clusters <= MOST_CLUSTERS:
         return preserving(quantizer, [w for w in words if w != "clusters"], attribute, values)
-    settings = quantizer.get_config() | {"per_axis": False, "as_constant": False}
+    settings = quantizer.get_config() | {"one_range": True}
     zeros = "sparsity" in words
     return ClusterPreservingQuantizer(preserve_sparsity=zeros, clusters=clusters, **settings)
 

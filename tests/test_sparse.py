@@ -88,9 +88,7 @@ def test_training_moves_what_is_preserved(sparse_net, pictures, tmp_path):
     model = trained(sparse_net, pictures, "sparsity")
     assert all(np.any(a != b) for a, b in zip(before, kernels(model), strict=True))
     model.save(tmp_path / "q.keras")
-    for a, b in zip(
-        kernels(model), kernels(qr.load_model(tmp_path / "q.keras")), strict=True
-    ):
+    for a, b in zip(kernels(model), kernels(qr.load_model(tmp_path / "q.keras")), strict=True):
         np.testing.assert_array_equal(a, b)
 
 

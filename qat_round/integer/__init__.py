@@ -38,9 +38,7 @@ __all__ = ["Plan", "build", "lower", "plan"]
 PREFIX = "quant_"
 
 
-def plan(
-    model: Any, spec: ModelSpec, safe_mode: bool = True, preserve: Sequence[str] = ()
-) -> Plan:
+def plan(model: Any, spec: ModelSpec, safe_mode: bool = True, preserve: Sequence[str] = ()) -> Plan:
     """What will be quantized in a model, and what stands in the way."""
     source = read_graph(model, safe_mode=safe_mode)
     spec.check_matches(_known_layers(source))
