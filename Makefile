@@ -36,6 +36,7 @@ coverage: .venv/.ready  ## What becomes integer-only: 17 networks and every laye
 	$(BIN)/python benchmarks/coverage.py
 	$(BIN)/python benchmarks/coverage.py --keras3
 	$(BIN)/python benchmarks/coverage.py --layers
+	$(BIN)/python benchmarks/random_graphs.py
 
 clean:  ## Removes the environment and all that was built.
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache artifacts

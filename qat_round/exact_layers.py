@@ -32,8 +32,9 @@ def compute(wrapper: Any, inputs: Any) -> Any:
         inputs: what it was called on.
     """
     layer = wrapper.layer
-    if type(layer) in _KERNELS:
-        return _linear(wrapper, inputs)
+    name = next((_KERNELS[cls] for cls in type(layer).__mro__ if cls in _KERNELS), None)
+    if name is not None and type(layer).__module__.startswith(("tf_keras.", "qat_round.")):
+        return _linear(wrapper, inputs, name)
     if isinstance(layer, _L.BatchNormalization):
         return _normed(layer, inputs)
     if isinstance(layer, _L.ReLU) or type(layer).__name__ == "GridClip" or _is_relu(layer):
@@ -68,14 +69,14 @@ def ints_of(x: Any) -> Ints | None:
     return None if step.shape.rank else Ints(tf.round(x / step), step)
 
 
-def _linear(wrapper: Any, inputs: Any) -> Any:
+def _linear(wrapper: Any, inputs: Any, name: str) -> Any:
     x = ints_of(inputs) if tf.is_tensor(inputs) else None
     if x is None or x.values.dtype != tf.float32 or len(wrapper._weight_vars) != 1:
         return None
     layer, (variable, quantizer, state) = wrapper.layer, wrapper._weight_vars[0]
     if not quantizer.symmetric or not _is_plain(layer):
         return None
-    grid, name = quantizer.grid(state), _KERNELS[type(layer)]
+    grid = quantizer.grid(state)
     kernel = tf.round(getattr(layer, name) / _against(quantizer, grid.step, variable.shape))
     with _as_sums(layer, name, kernel):
         acc = layer.call(x.values)

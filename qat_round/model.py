@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from . import integer
@@ -16,6 +16,7 @@ from ._compat import (
     trusting,
 )
 from .configs import SpecMarker
+from .preserve import patterns
 from .refusals import UnsupportedLayers, why_unmarkable
 from .scheme import RoundingScheme
 from .spec import FLOAT, LayerSpec, ModelSpec, as_model_spec
@@ -32,6 +33,7 @@ def quantize_model(
     base_scheme: QuantizeScheme | None = None,
     spec: ModelSpec | LayerSpec | None = None,
     unsupported: str = "error",
+    preserve: str | Sequence[str] | None = None,
     safe_mode: bool = True,
     **settings: Any,
 ) -> Any:
@@ -48,6 +50,10 @@ def quantize_model(
         spec: a ModelSpec or LayerSpec, instead of rounder, bits and `settings`.
         unsupported: "error" names the layers that TFLite cannot compute in integers; "float" leaves
             them in float. `qr.coverage(model)` says beforehand which they are.
+        preserve: "sparsity" for a pruned model, whose zeros stay zero; "clusters" for a clustered
+            one, whose kernels keep their number of values, and then have one range for all channels
+            (a batch norm with a negative gamma mirrors its channels' integers); or both in a
+            tuple. Strip TFMOT's wrappers first.
         safe_mode: whether `Lambda` layers of files and of Keras 3 models are refused, as in Keras.
         **settings: `weights` and `activations` (a name, a Rounder, a TensorSpec, None for float)
             and `overrides` ({layer name pattern or class: LayerSpec}).
@@ -69,8 +75,14 @@ def quantize_model(
     named = {"rounder": rounder, "weight_bits": weight_bits, "activation_bits": activation_bits}
     settings |= {name: value for name, value in named.items() if value is not None}
     check_unsupported(unsupported)
+    words = patterns(preserve)
     if base_scheme is None:
-        return _planned(model, as_model_spec(spec, **settings), unsupported, safe_mode)
+        return _planned(model, as_model_spec(spec, **settings), unsupported, safe_mode, words)
+    if words:
+        raise ValueError(
+            f"quantize_model: preserve={preserve!r} is for our own plan; leave base_scheme out, or "
+            "give TFMOT's prune- or cluster-preserving scheme and no preserve."
+        )
     return _by_scheme(model, RoundingScheme(base_scheme, spec=spec, **settings))
 
 
@@ -82,9 +94,11 @@ def check_unsupported(unsupported: str) -> None:
         )
 
 
-def _planned(model: Any, spec: ModelSpec, unsupported: str, safe_mode: bool) -> Any:
+def _planned(
+    model: Any, spec: ModelSpec, unsupported: str, safe_mode: bool, preserve: Sequence[str]
+) -> Any:
     _refuse_quantized(model, "quantize_model")
-    planned = integer.plan(model, spec, safe_mode)
+    planned = integer.plan(model, spec, safe_mode, preserve)
     if planned.refused and unsupported == "error":
         raise UnsupportedLayers(planned.refused_layers())
     quantized = integer.build(planned)

@@ -7,6 +7,7 @@ when the layer is built, and kept in layer weights, so that a saved model still 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,8 @@ class ClusterPreservingQuantizer(RoundingQuantizer):
         preserve_sparsity: whether weights and centroids that were zero stay zero.
         clusters: how many centroids; None to find them when the layer is built, 0 for none.
         by_channel: whether each output channel has centroids of its own.
+        one_range: whether all channels have the range of the whole tensor, so that a centroid is
+            one integer in all of them (a batch norm that is folded scales them apart).
         **settings: those of RoundingQuantizer.
     """
 
@@ -53,12 +56,21 @@ class ClusterPreservingQuantizer(RoundingQuantizer):
         preserve_sparsity: bool = False,
         clusters: int | None = None,
         by_channel: bool = False,
+        one_range: bool = False,
         **settings: Any,
     ):
         super().__init__(**settings)
         self.preserve_sparsity = preserve_sparsity
         self.clusters = clusters
         self.by_channel = by_channel
+        self.one_range = one_range
+
+    def measure(self, x: tf.Tensor) -> tf.Tensor:
+        ends = super().measure(x)
+        if not (self.one_range and self.per_axis):
+            return ends
+        lo, hi = tf.reduce_min(ends[0]), tf.reduce_max(ends[1])
+        return tf.stack([tf.fill(tf.shape(ends[0]), lo), tf.fill(tf.shape(ends[1]), hi)])
 
     def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, tf.Variable]:
         own = super().build(tensor_shape, name, layer)
@@ -85,7 +97,7 @@ class ClusterPreservingQuantizer(RoundingQuantizer):
         return super().train(clustered, weights)
 
     def get_config(self) -> dict[str, Any]:
-        own = ("preserve_sparsity", "clusters", "by_channel")
+        own = ("preserve_sparsity", "clusters", "by_channel", "one_range")
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
     def _centroids(self, values: np.ndarray, layer: Any) -> np.ndarray:
@@ -106,6 +118,66 @@ class ClusterPreservingQuantizer(RoundingQuantizer):
 
 
 PRESERVING = (PrunePreservingQuantizer, ClusterPreservingQuantizer)
+PATTERNS = ("sparsity", "clusters")
+_KERNELS = ("kernel", "depthwise_kernel", "embeddings")
+
+
+def patterns(preserve: str | Sequence[str] | None) -> tuple[str, ...]:
+    """What of the weights is to be preserved, from one word, several, or None.
+
+    Raises:
+        ValueError: for another word than "sparsity" and "clusters".
+
+    Example:
+        >>> patterns("clusters")
+        ('clusters',)
+    """
+    words = (preserve,) if isinstance(preserve, str) else tuple(preserve or ())
+    for word in words:
+        if word not in PATTERNS:
+            raise ValueError(
+                f"preserve={preserve!r}: {word!r} is unknown; allowed are "
+                '"sparsity", "clusters", or both in a tuple.'
+            )
+    return words
+
+
+def preserving(
+    quantizer: RoundingQuantizer, words: Sequence[str], attribute: str, values: np.ndarray
+) -> RoundingQuantizer:
+    """The quantizer that keeps the pattern of some weights; the same one where there is none.
+
+    Args:
+        quantizer: of the weights.
+        words: what `patterns` gives.
+        attribute: where their layer has them; biases and gains have no pattern.
+        values: their values.
+    """
+    if not words or attribute not in _KERNELS:
+        return quantizer
+    if "clusters" not in words:
+        return PrunePreservingQuantizer(**quantizer.get_config())
+    clusters = len(np.unique(values))
+    if not 1 < clusters <= MOST_CLUSTERS:
+        return preserving(quantizer, [w for w in words if w != "clusters"], attribute, values)
+    settings = quantizer.get_config() | {"one_range": True}
+    zeros = "sparsity" in words
+    return ClusterPreservingQuantizer(preserve_sparsity=zeros, clusters=clusters, **settings)
+
+
+def note_patterns(wrapper: Any) -> None:
+    """Takes the zeros and centroids from a wrapped layer's weights as they are now."""
+    for variable, quantizer, state in wrapper._weight_vars:
+        if not isinstance(quantizer, PRESERVING):
+            continue
+        values = variable.numpy()
+        found = {"mask": values, "original": values}
+        if "centroids" in state:
+            unique = np.unique(values)[np.newaxis]
+            found |= {"centroids": unique, "centroids_mask": unique}
+        for name in found.keys() & state.keys():
+            array = found[name]
+            state[name].assign(array != 0.0 if name.endswith("mask") else array)
 
 
 def nearest_centroid(values: tf.Tensor, centroids: tf.Tensor) -> tf.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from random_graphs import JOINS, Growth
 
 from qat_round import intake
 from qat_round._compat import keras, tf
@@ -30,41 +31,18 @@ OPERATORS = (
     lambda x: 1.0 - x,
     lambda x: tf.clip_by_value(x, -1.0, 1.0),
 )
-BINARY = ("Add", "Multiply", "Subtract", "Maximum", "Average")
 
 
-def _random_model(library, rng, depth, operators):
-    """Grows a graph: each step takes earlier tensors and a new, old or nested layer."""
-    layers, channels = library.layers, 4
-    inputs = [library.Input((6, 6, channels)) for _ in range(rng.integers(1, 3))]
-    tensors, used = list(inputs), []
-    for step in range(8):
-        x = tensors[max(0, len(tensors) - 1 - int(rng.integers(0, 3)))]
-        kind = rng.random()
-        if kind < 0.2:
-            other = tensors[int(rng.integers(0, len(tensors)))]
-            tensors.append(getattr(layers, BINARY[rng.integers(len(BINARY))])()([x, other]))
-        elif kind < 0.4 and operators:
-            tensors.append(operators[rng.integers(len(operators))](x))
-        elif kind < 0.5 and used:
-            tensors.append(used[int(rng.integers(0, len(used)))](x))
-        elif kind < 0.65 and depth and step:
-            used.append(_chain(library, rng, depth - 1))
-            tensors.append(used[-1](x))
-        else:
-            used.append(UNARY[rng.integers(len(UNARY))](layers, channels))
-            tensors.append(used[-1](x))
-    joined = tensors[-1]
-    for x in inputs:
-        joined = layers.Add()([joined, x])
-    return library.Model(inputs, [joined, tensors[len(tensors) // 2]])
+def _random_model(library, rng, operators):
+    """Grows a graph of layers and operators that keep an image's shape."""
 
+    def following(rng, x):
+        if operators and rng.random() < 0.25:
+            return operators[rng.integers(len(operators))]
+        return UNARY[rng.integers(len(UNARY))](library.layers, 4)
 
-def _chain(library, rng, depth):
-    parts = [UNARY[rng.integers(len(UNARY))](library.layers, 4) for _ in range(2)]
-    if depth:
-        parts.append(_chain(library, rng, depth - 1))
-    return library.Sequential([library.Input((6, 6, 4)), *parts])
+    growth = Growth(library, rng, following, binary=JOINS)
+    return growth.model([(6, 6, 4)] * rng.integers(1, 3))
 
 
 def _randomized(model, rng):
@@ -77,7 +55,7 @@ def _randomized(model, rng):
 @pytest.mark.parametrize("seed", range(20))
 def test_random_graph_is_equal(seed):
     rng = np.random.default_rng(seed)
-    model = _randomized(_random_model(keras, rng, 2, OPERATORS), rng)
+    model = _randomized(_random_model(keras, rng, OPERATORS), rng)
     found = intake.to_functional(model)
     assert intake.recorded_operators(found) == []
     folded = intake.fold_batch_norm(intake.split_separable(found))
@@ -94,5 +72,5 @@ def test_random_graph_of_keras3_is_equal(seed):
         lambda x: x[:, :, :, ::-1],
         lambda x: keras3.ops.clip(1 - x, -1.0, 1.0),
     )
-    model = _randomized(_random_model(keras3, rng, 2, operators), rng)
+    model = _randomized(_random_model(keras3, rng, operators), rng)
     assert intake.recorded_operators(intake.to_functional(model)) == []

@@ -228,3 +228,27 @@ def test_tensorflows_own_converter_gives_the_same_file(everything):
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     assert TFLiteFile(converter.convert()).float_operators() == {}
+
+
+@pytest.mark.parametrize(
+    ("shape", "layer"),
+    [
+        ((8, 6), layers.Dense(5, "relu")),
+        ((6, 6, 4), layers.Dense(5)),
+        ((8, 6), layers.Conv1D(5, 3, padding="same", dilation_rate=2)),
+        ((8, 8, 4), layers.Conv2D(4, 3, padding="same", dilation_rate=2)),
+        ((8, 8, 4), layers.DepthwiseConv2D(3, padding="same", dilation_rate=2)),
+        ((8, 6), layers.Conv1DTranspose(5, 3, strides=2, activation="relu")),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_a_bias_that_is_not_zero_leaves_nothing_in_float(shape, layer):
+    x = keras.Input(shape)
+    model = keras.Model(x, layer(x))
+    layer.bias.assign(np.linspace(-0.3, 0.2, layer.bias.shape[0]))
+    inputs = np.random.default_rng(0).normal(size=(16, *shape)).astype(np.float32)
+    quantized = qr.quantize_model(model)
+    qr.calibrate(quantized, inputs)
+    parity = qr.verify_tflite(quantized, qr.export_tflite(quantized), inputs)
+    assert parity.float_operators == {}
+    assert parity.max_steps <= 1.001

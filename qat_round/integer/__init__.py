@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from qat_round._compat import InputQuantizeLayer, keras, tf
 from qat_round.intake import read_graph, rewritten
 from qat_round.intake.build import make_layer, set_weights
 from qat_round.intake.graph import Graph, Part, Ref, map_refs
+from qat_round.preserve import note_patterns
 from qat_round.quantizers import is_bypassed
 from qat_round.spec import FLOAT, ModelSpec
 from qat_round.wrapper import GridWrapper, LayerQuantizers
@@ -28,6 +29,7 @@ from . import (  # noqa: F401
     rules_recurrent,
     rules_wrapped,
 )
+from .converted import for_converter
 from .kinds import is_grid_clip
 from .lower import lower
 from .plan import Plan, spec_of
@@ -37,12 +39,12 @@ __all__ = ["Plan", "build", "lower", "plan"]
 PREFIX = "quant_"
 
 
-def plan(model: Any, spec: ModelSpec, safe_mode: bool = True) -> Plan:
+def plan(model: Any, spec: ModelSpec, safe_mode: bool = True, preserve: Sequence[str] = ()) -> Plan:
     """What will be quantized in a model, and what stands in the way."""
     source = read_graph(model, safe_mode=safe_mode)
     spec.check_matches(_known_layers(source))
     graph = lower(rewritten(source), lambda part: spec_of(spec, part) == FLOAT)
-    return Plan(graph, spec, source)
+    return Plan(graph, spec, source, preserve)
 
 
 def _known_layers(graph: Graph) -> Iterator[tuple[str, list[str]]]:
@@ -67,6 +69,8 @@ def build(planned: Plan) -> Any:
     outputs = map_refs(tensors.__getitem__, graph.outputs)
     model = keras.Model(inputs, outputs, name=graph.name)
     set_weights(graph.parts, {name: wrapper.float_weights() for name, wrapper in layers.items()})
+    for wrapper in layers.values():
+        note_patterns(wrapper)
     return model
 
 
@@ -96,7 +100,7 @@ def _wrapped(planned: Plan) -> dict[str, Any]:
 def _as_made(part: Part, config: LayerQuantizers) -> Part:
     """A clip to its grid's own ends does nothing else: no operator is made for it."""
     if config.output is None or not is_grid_clip(part):
-        return part
+        return part if config.why else for_converter(part)
     wanted = ("name", "dtype", "low", "high")
     base = {key: part.config[key] for key in wanted if key in part.config}
     return dataclasses.replace(part, cls=GridClip, config=base)

@@ -69,7 +69,9 @@ _KINDS: dict[type, Kind] = (
         _L.DepthwiseConv2D: _linear(Weight("depthwise_kernel", axis=(-2, -1))),
         _L.DepthwiseConv1D: _linear(Weight("depthwise_kernel", axis=(-2, -1), as_constant=True)),
         _L.Conv2DTranspose: _linear(Weight("kernel", axis=-2, as_constant=True)),
-        _L.Conv1DTranspose: _linear(Weight("kernel", axis=-2, as_constant=True)),
+        _L.Conv1DTranspose: Kind(  # a squeeze comes between it and a ReLU
+            weights=(Weight("kernel", axis=-2, as_constant=True),), is_linear=True
+        ),
         _L.Dense: _linear(Weight("kernel", as_constant=True)),
         _L.Embedding: Kind(grid=KEEPS, weights=(Weight("embeddings", axis=None),)),
         _L.BatchNormalization: Kind(takes_relu=True),

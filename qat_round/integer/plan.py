@@ -8,11 +8,12 @@ operator there (convolution, batch norm, ReLU), or because the reader's scale is
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qat_round._compat import keras, tf
 from qat_round.intake.graph import Graph, Node, Origin, Part, Ref
+from qat_round.preserve import preserving
 from qat_round.quantizers import RoundingQuantizer
 from qat_round.ranges import Fixed
 from qat_round.spec import FLOAT, LayerSpec, ModelSpec, TensorSpec
@@ -34,6 +35,7 @@ class Plan:
         graph: a graph of layers as `lower` gives.
         spec: the user's ModelSpec.
         source: the graph as it was read, before any rewrite.
+        preserve: which patterns of the weights last, as `preserve.patterns` gives.
 
     Attributes:
         inputs: {input part: its RoundingQuantizer}, without those that stay as they are.
@@ -41,8 +43,9 @@ class Plan:
         refused: {part: why TFLite cannot compute it in integers}.
     """
 
-    def __init__(self, graph: Graph, spec: ModelSpec, source: Graph):
+    def __init__(self, graph: Graph, spec: ModelSpec, source: Graph, preserve: Sequence[str] = ()):
         self.graph = graph
+        self.preserve = preserve
         self.source = source
         self.spec = spec
         self._consumers = graph.consumers()
@@ -111,7 +114,11 @@ class Plan:
 
     def _weights(self, part: Part, kind: Kind, spec: LayerSpec) -> dict[str, RoundingQuantizer]:
         asked = {weight: spec.weight(weight.attribute) for weight in kind.weights}
-        return {w.attribute: _weight(w, s) for w, s in asked.items() if s is not None}
+        found = {w.attribute: _weight(w, s) for w, s in asked.items() if s is not None}
+        if not part.weights:
+            return found
+        values = part.weights[0]  # of a layer that has a kernel, the kernel
+        return {k: preserving(q, self.preserve, k, values) for k, q in found.items()}
 
     def _input(self, name: str) -> RoundingQuantizer | None:
         part, spec = self.graph.parts[name], self.layer_spec(self.graph.parts[name]).activations
