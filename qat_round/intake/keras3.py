@@ -113,7 +113,11 @@ class _Translator:
             nodes = enumerate(entry.get("inbound_nodes", []))
             calls.update({(name, index): (made, node) for index, node in nodes})
         _run(calls, tensors)
-        ends = [_ends(config[key], tensors) for key in ("input_layers", "output_layers")]
+        nested = {_name(entry) for entry in entries if _kind(entry) == "Functional"}
+        # Keras counts the call by which a nested Functional model was made itself, here alone
+        aliases = {(n, i + 1, t): tensors[n, i, t] for n, i, t in tensors if n in nested}
+        found = tensors | aliases
+        ends = [_ends(config[key], found) for key in ("input_layers", "output_layers")]
         return keras.Model(*ends, name=config.get("name"))
 
     def _layer(self, entry: Mapping[str, Any], home: str) -> Any:

@@ -1,7 +1,8 @@
 """Layers in the form in which TFLite's converter finds their bias.
 
 The converter makes a bias part of its operator only where it directly follows it. Keras adds it
-behind the reshaping of a dilated convolution's blocks, and of a sequence seen as an image; there the operator would be left in float, unless the bias is zero throughout.
+behind the reshaping of a dilated convolution's blocks, and of a sequence seen as an image; there
+the operator would be left in float, unless the bias is zero throughout.
 """
 
 from __future__ import annotations
