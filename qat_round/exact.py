@@ -5,6 +5,7 @@ float32 (below 2^24), so that what a kernel accumulates is computed here without
 once, by the very arithmetic of the kernel (XNNPACK's, which TFLite runs by default):
 
     convolution, dense, product:  round_half_even(accumulator * (step_in step_w / step_out))
+    another grid:                 (a m + 128) >> 8,              m = 256 step_a / step_out
     sum of two:                   (a m_a + b m_b + half) >> shift,   m in 21 bits
 """
 
@@ -84,6 +85,17 @@ class Pair(NamedTuple):
         return tf.cast(tf.floor(total / unit + 0.5), tf.float32)
 
 
+class Moved(NamedTuple):
+    """A tensor that goes to another grid, not rounded yet: (a m + 128) >> 8, m in 8 bits."""
+
+    of: Ints
+
+    def levels(self, step: tf.Tensor) -> tf.Tensor:
+        """The tensor as whole numbers of a step."""
+        factor = tf.round(256.0 * (self.of.step / step))
+        return tf.floor((self.of.values * factor + 128.0) / 256.0)
+
+
 class Clipped(NamedTuple):
     """Sums held between two numbers (None: open), as by a ReLU that is part of the operator."""
 
@@ -98,7 +110,7 @@ class Clipped(NamedTuple):
         return levels if self.high is None else tf.minimum(levels, tf.round(self.high / step))
 
 
-Pending = Sums | Pair | Clipped
+Pending = Sums | Pair | Moved | Clipped
 
 
 def product(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:

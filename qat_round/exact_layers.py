@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ._compat import keras, tf
-from .exact import Clipped, Ints, Pair, Sums, note_pending, noted_ints, noted_pending
+from .exact import Clipped, Ints, Moved, Pair, Sums, note_pending, noted_ints, noted_pending
 from .grids import norm_constants
 from .notes import noted_grid
 
@@ -58,6 +58,12 @@ def _clipped(layer: Any, inputs: Any) -> Any:
         high = getattr(layer, "max_value", None)
         pending = Clipped(pending, 0.0, None if high is None else float(high))
     return note_pending(layer.call(inputs), pending)
+
+
+def moved(x: Any) -> Any:
+    """A tensor on a grid, noted as going to another one; itself where it is on none."""
+    ints = ints_of(x)
+    return x if ints is None else note_pending(tf.identity(x), Moved(ints))
 
 
 def ints_of(x: Any) -> Ints | None:

@@ -94,6 +94,7 @@ class AdoptedWrapper(RoundingWrapper):
 
 
 _L = keras.layers
+_JOINING = (_L.Concatenate, _L.Maximum, _L.Minimum)
 _MOVING = frozenset(
     {_L.MaxPooling2D, _L.Flatten, _L.Reshape, _L.Permute, _L.ZeroPadding1D, _L.ZeroPadding2D}
     | {_L.Cropping1D, _L.Cropping2D, _L.Dropout, _L.SpatialDropout1D, _L.SpatialDropout2D}
@@ -276,6 +277,8 @@ class GridWrapper(RoundingWrapper):
         self.quantize_config.set_quantize_weights(self.layer, weights)
         if self._takes_training:
             kwargs["training"] = training
+        if isinstance(self.layer, _JOINING) and self._output_quantizers:
+            inputs = self._on_one_grid(inputs, training)
         exact = exact_layers.compute(self, inputs) if _is_inference(training) else None
         if exact is not None:
             return self._on_grid(exact, inputs, training)
@@ -283,6 +286,24 @@ class GridWrapper(RoundingWrapper):
             call = self.layer.call if self._weight_vars else self.layer
             outputs = call(settled, **kwargs)
         return _with_sums(self, self._on_grid(outputs, inputs, training), inputs)
+
+    def _on_one_grid(self, inputs: Any, training: Any) -> Any:
+        """What is joined, on the output's grid before it is joined, as in the file.
+
+        The converter would otherwise put all of it on the grid of one of the inputs.
+        """
+        known = tf.get_static_value(training) if tf.is_tensor(training) else training
+        if known is None or known or is_bypassed():
+            return inputs
+        quantizer, state = self._output_quantizers[0], self._output_quantizer_vars
+
+        def settled(x: Any) -> Any:
+            is_settled = noted_grid(x) is not None
+            if is_settled and is_exporting():
+                return x  # the converter moves it by itself
+            return quantizer.infer(exact_layers.moved(x) if is_settled else x, state)
+
+        return tf.nest.map_structure(settled, inputs)
 
     def _on_grid(self, outputs: Any, inputs: Any, training: Any) -> Any:
         kind = self.quantize_config.grid
