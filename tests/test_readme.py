@@ -8,10 +8,11 @@ import re
 import nets
 import pytest
 
+from qat_round.integer import custom
 from qat_round.rounding import registry
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PAGES = ["README.md", "CONTRIBUTING.md", "docs/training.md"]
+PAGES = ["README.md", "CONTRIBUTING.md", "docs/any_model.md", "docs/training.md"]
 
 
 def python_blocks(page: str) -> list[str]:
@@ -24,6 +25,7 @@ def python_blocks(page: str) -> list[str]:
 def test_every_python_block_runs(page, float_net, pictures, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
+    monkeypatch.setattr(custom, "_SPECS", dict(custom._SPECS))
     x_train, y_train = pictures
     x_test, _ = nets.pictures(64, seed=1)
     names = {"model": float_net, "x_train": x_train, "y_train": y_train, "x_test": x_test}
