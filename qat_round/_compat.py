@@ -100,6 +100,9 @@ def register_objects(objects: dict[str, type]) -> None:
     keras.utils.get_custom_objects().update(objects)
 
 
+deconv_output_length = keras.src.utils.conv_utils.deconv_output_length
+
+
 @tf.autograph.experimental.do_not_convert  # converting all that is called here doubles a first step
 def smart_cond(pred: Any, true_fn: Callable[[], Any], false_fn: Callable[[], Any]) -> Any:
     """`tf.cond` where `pred` is a tensor of unknown value, the plain branch where it is known."""

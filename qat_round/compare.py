@@ -8,7 +8,6 @@ the second does not.
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 from .compare_operators import FloatOperators, on_grid
 from .compare_reasons import reason_for
 from .compare_tensors import Activations, activations_of, layer_of, matched
+from .tables import as_text
 from .tensors import require_quantized
 from .tflite_file import Runner, TFLiteFile, sliced
 from .verify import in_order, named_inputs
@@ -93,30 +93,16 @@ class LayerComparison:
 
     def table(self) -> str:
         """The findings as text."""
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(title=f"Keras against the .tflite, layer by layer, {self.samples} samples")
-        columns = (
-            "same",
-            "within one",
-            "furthest",
-            "own: same",
-            "own: within one",
-            "own: furthest",
-        )
-        for column in ("layer", "operator", "step", *columns):
-            table.add_column(column, overflow="fold")
-        for layer in self.layers:
-            table.add_row(*_cells(layer))
-        out = io.StringIO()
-        Console(file=out, width=130).print(table)
+        own = ("own: same", "own: within one", "own: furthest")
+        columns = ("layer", "operator", "step", "same", "within one", "furthest", *own)
+        title = f"Keras against the .tflite, layer by layer, {self.samples} samples"
+        text = as_text(title, columns, [_cells(layer) for layer in self.layers], width=130)
         first = self.first_parting
         found = (
             "" if first is None else f"First to part: {first.layer} ({first.operator}). Likely: "
         )
         missing = f"\nNot in the file: {', '.join(self.missing)}." if self.missing else ""
-        return f"{out.getvalue()}{found}{self.reason}{missing}"
+        return f"{text}{found}{self.reason}{missing}"
 
 
 def compare_layers(

@@ -97,16 +97,14 @@ class Moved(NamedTuple):
 
 
 class Clipped(NamedTuple):
-    """Sums held between two numbers (None: open), as by a ReLU that is part of the operator."""
+    """Sums held between 0 and a number (None: open), by a ReLU that is part of the operator."""
 
     of: Sums | Pair
-    low: float | None = 0.0
     high: float | None = None
 
     def levels(self, step: tf.Tensor) -> tf.Tensor:
         """The clipped sums as whole numbers of a step."""
-        levels = self.of.levels(step)
-        levels = levels if self.low is None else tf.maximum(levels, tf.round(self.low / step))
+        levels = tf.maximum(self.of.levels(step), 0.0)
         return levels if self.high is None else tf.minimum(levels, tf.round(self.high / step))
 
 

@@ -8,11 +8,10 @@ from typing import Any
 
 from ._compat import keras, tf
 from .exact import Clipped, Ints, Moved, Pair, Sums, note_pending, noted_ints, noted_pending
-from .grids import norm_constants
+from .grids import GridClip, norm_constants
 from .notes import noted_grid
 
 _L = keras.layers
-_TRANSPOSED = (_L.Conv1DTranspose, _L.Conv2DTranspose)
 _KERNELS = {
     _L.Conv1D: "kernel",
     _L.Conv2D: "kernel",
@@ -37,7 +36,7 @@ def compute(wrapper: Any, inputs: Any) -> Any:
         return _linear(wrapper, inputs, name)
     if isinstance(layer, _L.BatchNormalization):
         return _normed(layer, inputs)
-    if isinstance(layer, _L.ReLU) or type(layer).__name__ == "GridClip" or _is_relu(layer):
+    if isinstance(layer, (_L.ReLU, GridClip)) or _is_relu(layer):
         return _clipped(layer, inputs)
     if type(layer) in (_L.Add, _L.Multiply):
         return _joined(layer, inputs)
@@ -54,9 +53,9 @@ def _clipped(layer: Any, inputs: Any) -> Any:
     bent = getattr(layer, "negative_slope", 0.0) or getattr(layer, "threshold", 0.0)
     if not isinstance(pending, Sums | Pair) or bent:
         return None
-    if type(layer).__name__ != "GridClip":
+    if not isinstance(layer, GridClip):
         high = getattr(layer, "max_value", None)
-        pending = Clipped(pending, 0.0, None if high is None else float(high))
+        pending = Clipped(pending, None if high is None else float(high))
     return note_pending(layer.call(inputs), pending)
 
 
@@ -71,13 +70,15 @@ def ints_of(x: Any) -> Ints | None:
     found, grid = noted_ints(x), noted_grid(x)
     if found is not None or grid is None or not hasattr(grid.quantizer, "grid"):
         return found
+    if x.dtype != tf.float32:
+        return None
     step = tf.convert_to_tensor(grid.quantizer.grid(grid.weights).step)
     return None if step.shape.rank else Ints(tf.round(x / step), step)
 
 
 def _linear(wrapper: Any, inputs: Any, name: str) -> Any:
     x = ints_of(inputs) if tf.is_tensor(inputs) else None
-    if x is None or x.values.dtype != tf.float32 or len(wrapper._weight_vars) != 1:
+    if x is None or len(wrapper._weight_vars) != 1:
         return None
     layer, (variable, quantizer, state) = wrapper.layer, wrapper._weight_vars[0]
     if not quantizer.symmetric or not _is_plain(layer):

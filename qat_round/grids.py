@@ -7,7 +7,7 @@ from typing import Any
 from ._compat import is_exporting, keras, tf
 from .affine import fake_quant, native_fake_quant
 from .notes import GridNote, SumNote
-from .quantizers import RoundingQuantizer, quantize
+from .quantizers import RoundingQuantizer, is_bypassed, quantize
 
 _TIE = 1e-4  # averages are multiples of 1/n apart; floats of them are this near, in steps
 
@@ -56,6 +56,28 @@ def _half_away(y: tf.Tensor, grid: Any) -> tf.Tensor:
     signed = y / grid.step + (grid.zero_point - middle)
     whole = tf.sign(signed) * tf.floor(tf.abs(signed) + (0.5 + _TIE))
     return (whole - (grid.zero_point - middle)) * grid.step
+
+
+@keras.utils.register_keras_serializable(package="qat_round")
+class GridClip(keras.layers.Layer):
+    """Hands its input on; the fixed range of its quantizer clips it.
+
+    Args:
+        low, high: the ends, for when there is no quantizer.
+        **kwargs: as for any Keras layer.
+    """
+
+    def __init__(self, low: float, high: float, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.low, self.high = float(low), float(high)
+
+    def call(self, inputs: Any) -> Any:
+        if is_bypassed():
+            return tf.clip_by_value(inputs, self.low, self.high)
+        return tf.identity(inputs)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "low": self.low, "high": self.high}
 
 
 def bias_slip(sums: SumNote, layer: Any = None) -> tf.Tensor | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 from typing import Any
 
 import numpy as np
+
+from .tables import as_text
 
 WITHIN_ONE, FURTHEST = 0.99, 3.0  # what `ok` asks of the outputs
 LOGITS_WITHIN_ONE, LOGITS_FURTHEST = 0.999, 2.0  # and of what goes into a closing softmax
@@ -106,20 +107,13 @@ class Parity:
 
     def table(self) -> str:
         """The findings as text."""
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(title=f"Keras against the .tflite, {self.samples} samples")
-        for column in ("tensor", "step", "same", "within one", "mean", "furthest", "top-1 agree"):
-            table.add_column(column)
-        for kind, parities in (("", self.outputs), (" (logits)", self.logits)):
-            for parity in parities:
-                table.add_row(*_row(parity, kind))
-        out = io.StringIO()
-        Console(file=out, width=110).print(table)
+        columns = ("tensor", "step", "same", "within one", "mean", "furthest", "top-1 agree")
+        kinds = (("", self.outputs), (" (logits)", self.logits))
+        rows = [_row(parity, kind) for kind, parities in kinds for parity in parities]
+        text = as_text(f"Keras against the .tflite, {self.samples} samples", columns, rows, 110)
         in_float = self.float_operators or "none"
         return (
-            f"{out.getvalue()}float operators: {in_float}; tensors: {self.tensor_types}; "
+            f"{text}float operators: {in_float}; tensors: {self.tensor_types}; "
             f"{self.file_bytes} bytes; {'ok' if self.ok else 'NOT ok'}"
         )
 

@@ -279,7 +279,9 @@ class GridWrapper(RoundingWrapper):
             kwargs["training"] = training
         if isinstance(self.layer, _JOINING) and self._output_quantizers:
             inputs = self._on_one_grid(inputs, training)
-        exact = exact_layers.compute(self, inputs) if _is_inference(training) else None
+        # the converter has to see the layers as they are
+        whole = _is_inference(training) and not is_exporting()
+        exact = exact_layers.compute(self, inputs) if whole else None
         if exact is not None:
             return self._on_grid(exact, inputs, training)
         with _as_in_the_file(self, inputs, training) as settled:
@@ -292,8 +294,7 @@ class GridWrapper(RoundingWrapper):
 
         The converter would otherwise put all of it on the grid of one of the inputs.
         """
-        known = tf.get_static_value(training) if tf.is_tensor(training) else training
-        if known is None or known or is_bypassed():
+        if not _is_inference(training):
             return inputs
         quantizer, state = self._output_quantizers[0], self._output_quantizer_vars
 
@@ -319,12 +320,9 @@ class GridWrapper(RoundingWrapper):
 
 
 def _is_inference(training: Any) -> bool:
-    """Whether it is known that this is inference, of a model with its quantizers, not for a file.
-
-    In a graph for a file the converter has to see the layers as they are.
-    """
+    """Whether it is known that this is inference, of a model with its quantizers."""
     known = tf.get_static_value(training) if tf.is_tensor(training) else training
-    return known is not None and not known and not is_exporting() and not is_bypassed()
+    return known is not None and not known and not is_bypassed()
 
 
 def _quantized(quantizer: Any, x: Any, training: Any, state: Any) -> Any:

@@ -104,5 +104,5 @@ def test_a_tensor_moves_to_another_grid_with_eight_bits_of_factor():
 
 def test_a_relu_clips_on_the_grid():
     one = tf.constant(1.0)
-    clipped = Clipped(Sums(tf.constant([-3.0, 3.0, 9.0]), one, one, None), 0.0, 6.0)
+    clipped = Clipped(Sums(tf.constant([-3.0, 3.0, 9.0]), one, one, None), 6.0)
     np.testing.assert_array_equal(clipped.levels(one), [0.0, 3.0, 6.0])

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from qat_round._compat import InputQuantizeLayer, keras, tf
+from qat_round.grids import GridClip
 from qat_round.intake import read_graph, rewritten
 from qat_round.intake.build import make_layer, set_weights
 from qat_round.intake.graph import Graph, Part, Ref, map_refs
 from qat_round.preserve import note_patterns
-from qat_round.quantizers import is_bypassed
 from qat_round.spec import FLOAT, ModelSpec
 from qat_round.wrapper import GridWrapper, LayerQuantizers
 
@@ -104,28 +104,6 @@ def _as_made(part: Part, config: LayerQuantizers) -> Part:
     wanted = ("name", "dtype", "low", "high")
     base = {key: part.config[key] for key in wanted if key in part.config}
     return dataclasses.replace(part, cls=GridClip, config=base)
-
-
-@keras.utils.register_keras_serializable(package="qat_round")
-class GridClip(keras.layers.Layer):
-    """Hands its input on; the fixed range of its quantizer clips it.
-
-    Args:
-        low, high: the ends, for when there is no quantizer.
-        **kwargs: as for any Keras layer.
-    """
-
-    def __init__(self, low: float, high: float, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.low, self.high = float(low), float(high)
-
-    def call(self, inputs: Any) -> Any:
-        if is_bypassed():
-            return tf.clip_by_value(inputs, self.low, self.high)
-        return tf.identity(inputs)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "low": self.low, "high": self.high}
 
 
 def _quantized_input(planned: Plan, part: str, tensor: Any) -> Any:

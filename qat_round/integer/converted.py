@@ -10,9 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from tf_keras.src.utils import conv_utils
-
-from qat_round._compat import is_exporting, keras, tf
+from qat_round._compat import deconv_output_length, is_exporting, keras, tf
 from qat_round.intake.graph import Part
 
 _L = keras.layers
@@ -68,7 +66,7 @@ class StepConv1DTranspose(_L.Conv1DTranspose):  # type: ignore[misc, name-define
 
     def call(self, inputs: Any) -> Any:
         (size,), (stride,), padding = self.kernel_size, self.strides, self.padding
-        length = conv_utils.deconv_output_length(
+        length = deconv_output_length(
             tf.shape(inputs)[1] if inputs.shape[1] is None else inputs.shape[1],
             size, padding=padding, output_padding=None, stride=stride,
         )  # fmt: skip

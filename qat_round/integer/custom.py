@@ -7,7 +7,7 @@ from typing import Any
 
 from qat_round._compat import keras
 from qat_round.intake.graph import Part
-from qat_round.spec import FLOAT, LayerSpec
+from qat_round.spec import LayerSpec
 
 from .kinds import Kind, Weight
 
@@ -67,11 +67,6 @@ def registered(cls: type) -> LayerSpec | None:
     return next((_SPECS[base] for base in cls.__mro__ if base in _SPECS), None)
 
 
-def is_registered(cls: type) -> bool:
-    """Whether a class, or one that it inherits from, was registered."""
-    return registered(cls) is not None
-
-
 def kind_of_custom(part: Part) -> Kind:
     """What is quantized of a registered layer."""
     spec = registered(part.cls)
@@ -81,6 +76,3 @@ def kind_of_custom(part: Part) -> Kind:
 
 def _axis(tensor: Any) -> int | None:
     return -1 if tensor is not None and tensor.per_axis else None
-
-
-__all__ = ["FLOAT", "register_layer"]

@@ -26,7 +26,7 @@ _FOLLOWERS = (_L.BatchNormalization, _L.ReLU, _L.Activation, ours.Clip)
 
 def dense_on_steps(graph: Graph) -> Graph:
     """Every step of a sequence becomes an example in front of a dense layer, and back behind it."""
-    editor, consumers = Editor(graph), graph.consumers()
+    editor, consumers, calls = Editor(graph), graph.consumers(), graph.calls()
     flat: dict[Ref, Ref] = {}
     for name, node in editor.walk():
         old = graph.nodes[name]
@@ -37,7 +37,7 @@ def dense_on_steps(graph: Graph) -> Graph:
             editor.keep(name, node)
             continue
         flat[Ref(name)] = y = editor.call(node.part, source, _flat_spec(node.specs[0]))
-        if not _is_followed(graph, consumers[Ref(name)]):
+        if not _is_followed(graph, consumers[Ref(name)], calls):
             editor.stand_in(name, [_split(editor, graph.parts[node.part], y, node.specs[0])])
     return editor.finish()
 
@@ -54,21 +54,21 @@ def _is_long(part: Part, editor: Editor, node: Node) -> bool:
     return shape is not None and len(shape) > 2 and None not in shape[1:]
 
 
-def _is_followed(graph: Graph, readers: Sequence[str]) -> bool:
+def _is_followed(graph: Graph, readers: Sequence[str], calls: Mapping[str, int]) -> bool:
     """Whether one layer alone reads a tensor, by itself, and works value by value or by channel."""
     if len(readers) != 1 or not readers[0]:
         return False
     node = graph.nodes[readers[0]]
     part = graph.parts[node.part]
-    return part.cls in _FOLLOWERS and len(node.refs) == 1 and _is_by_channel(part, graph, node)
+    alone = len(node.refs) == 1 and calls[part.name] == 1
+    return part.cls in _FOLLOWERS and alone and _is_by_channel(part, node)
 
 
-def _is_by_channel(part: Part, graph: Graph, node: Node) -> bool:
-    if part.cls is _L.BatchNormalization:
-        last = len(node.specs[0].shape) - 1
-        axes = np.ravel(part.config["axis"]) % (last + 1)
-        return axes.tolist() == [last] and graph.calls()[part.name] == 1
-    return graph.calls()[part.name] == 1
+def _is_by_channel(part: Part, node: Node) -> bool:
+    if part.cls is not _L.BatchNormalization:
+        return True
+    last = len(node.specs[0].shape) - 1
+    return (np.ravel(part.config["axis"]) % (last + 1)).tolist() == [last]
 
 
 def _merged(editor: Editor, part: Part, x: Ref) -> Ref:

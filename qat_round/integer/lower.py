@@ -165,8 +165,8 @@ def _as_depthwise(editor: Editor, part: Part, node: Node) -> Ref | None:
     if scale is None or offset is None:
         return None if len(given) == 1 else _as_product_and_sum(editor, part, node)
     weights = (scale.reshape(1, 1, -1, 1).astype("float32"), offset.astype("float32"))
-    config: dict[str, Any] = {"kernel_size": 1, "dtype": spec.dtype}
-    config["name"] = part.name
+    config = {"name": part.name, "kernel_size": 1, "dtype": spec.dtype}
+    config["trainable"] = bool(part.config.get("trainable"))
     made = Part(part.name, _L.DepthwiseConv2D, config, weights, part.made_from)
     editor.parts[part.name] = made
     return as_image(editor, x, "affine", part.name, lambda y, s: editor.call(part.name, y, s))

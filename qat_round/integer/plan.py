@@ -19,7 +19,7 @@ from qat_round.ranges import Fixed
 from qat_round.spec import FLOAT, LayerSpec, ModelSpec, TensorSpec
 from qat_round.wrapper import KEEPS, NONE, OWN, LayerQuantizers
 
-from .custom import is_registered, kind_of_custom, registered
+from .custom import kind_of_custom, registered
 from .kinds import Kind, Weight, is_grid_clip, is_relu, kind_of
 
 _COMMON: dict[str, Any] = {"bits": 8, "rounder": "ste"}
@@ -74,7 +74,7 @@ class Plan:
     def _own_kind(self, part: Part) -> Kind | None:
         if self.layer_spec(part) == FLOAT:
             return None
-        return kind_of_custom(part) if is_registered(part.cls) else kind_of(part)
+        return kind_of_custom(part) if registered(part.cls) else kind_of(part)
 
     def _has_one_maker(self, part: Part) -> bool:
         """Whether all that is joined is on one grid already: that of one layer, called often."""
