@@ -11,6 +11,7 @@ print(qr.verify_tflite(q, "model.tflite", x_test).table())
 from . import _compat, ranges, schedules, testing
 from .adopt import adopt
 from .affine import Grid, fake_quant, grid_from_range
+from .batch_norm import reestimate_batch_norm
 from .calibrate import calibrate
 from .callbacks import Anneal, knobs
 from .compare import LayerComparison, compare_layers
@@ -22,6 +23,7 @@ from .integer.custom import register_layer
 from .model import annotate_layer, annotate_model, load_model, quantize_apply, quantize_model
 from .parity import OutputParity, Parity
 from .quantizers import RoundingQuantizer
+from .recipes import recipes
 from .rounding import (
     ExpectedRound,
     FourierRound,
@@ -82,6 +84,8 @@ __all__ = [
     "quantize_apply",
     "quantize_model",
     "ranges",
+    "recipes",
+    "reestimate_batch_norm",
     "register",
     "register_layer",
     "round",

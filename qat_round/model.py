@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from . import integer
@@ -17,6 +17,7 @@ from ._compat import (
 )
 from .configs import SpecMarker
 from .preserve import patterns
+from .recipes import recipe_spec
 from .refusals import UnsupportedLayers, why_unmarkable
 from .scheme import RoundingScheme
 from .spec import FLOAT, LayerSpec, ModelSpec, as_model_spec
@@ -34,6 +35,7 @@ def quantize_model(
     spec: ModelSpec | LayerSpec | None = None,
     unsupported: str = "error",
     preserve: str | Sequence[str] | None = None,
+    recipe: str | Mapping[str, Any] | None = None,
     safe_mode: bool = True,
     **settings: Any,
 ) -> Any:
@@ -54,6 +56,8 @@ def quantize_model(
             one, whose kernels keep their number of values, and then have one range for all channels
             (a batch norm with a negative gamma mirrors its channels' integers); or both in a
             tuple. Strip TFMOT's wrappers first.
+        recipe: a name of `qr.recipes()`, such as "w4a8", or plain data as in there, instead of
+            rounder, bits and spec; `overrides` may go with it.
         safe_mode: whether `Lambda` layers of files and of Keras 3 models are refused, as in Keras.
         **settings: `weights` and `activations` (a name, a Rounder, a TensorSpec, None for float)
             and `overrides` ({layer name pattern or class: LayerSpec}).
@@ -76,6 +80,8 @@ def quantize_model(
     settings |= {name: value for name, value in named.items() if value is not None}
     check_unsupported(unsupported)
     words = patterns(preserve)
+    if recipe is not None:
+        spec, settings = _by_recipe(recipe, spec, base_scheme, settings), {}
     if base_scheme is None:
         return _planned(model, as_model_spec(spec, **settings), unsupported, safe_mode, words)
     if words:
@@ -84,6 +90,19 @@ def quantize_model(
             "give TFMOT's prune- or cluster-preserving scheme and no preserve."
         )
     return _by_scheme(model, RoundingScheme(base_scheme, spec=spec, **settings))
+
+
+def _by_recipe(
+    recipe: Any, spec: Any, base_scheme: Any, settings: dict[str, Any]
+) -> ModelSpec:
+    extra = [name for name in settings if name != "overrides"]
+    extra += [n for n, v in (("spec", spec), ("base_scheme", base_scheme)) if v is not None]
+    if extra:
+        raise TypeError(
+            f"quantize_model: a recipe says it all; do not give {extra} too. To change one, change "
+            "qr.recipes()[name] and give that."
+        )
+    return recipe_spec(recipe, settings.get("overrides", ()))
 
 
 def check_unsupported(unsupported: str) -> None:

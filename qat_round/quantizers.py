@@ -19,11 +19,13 @@ from .affine import (
     native_fake_quant,
 )
 from .exact import noted_pending, rounded
+from .learned import Learned, Pact
 from .notes import GridNote, note_grid
 from .ranges import FIRST_GUESS, Fixed, Range, get_range, measure
 from .rounding import Rounder, get
 
 _TENSORS = Grid._fields.index("bits")  # how many of a grid's fields are tensors
+LEARNING = (Learned, Pact)
 _CALIBRATED = 1e6  # counts as so many batches seen
 
 Observer = Callable[["RoundingQuantizer", tf.Tensor, dict[str, tf.Variable]], tf.Tensor]
@@ -79,7 +81,8 @@ class RoundingQuantizer(Quantizer):
     Args:
         bits: 2 to 16.
         rounder: what `qr.get` takes.
-        range: "last_value", "moving_average", "all_values", "fixed", or a `qr.ranges.Range`.
+        range: "last_value", "moving_average", "all_values", "fixed", "learned", "pact", or a
+            `qr.ranges.Range`.
         symmetric: keep 0 in the middle of the grid.
         per_axis: one grid for each channel instead of one for the tensor.
         narrow_range: leave out the lowest level.
@@ -134,6 +137,11 @@ class RoundingQuantizer(Quantizer):
             return None
         return self.axis if isinstance(self.axis, int) else -1
 
+    @property
+    def levels(self) -> int:
+        """How many steps its grid has from end to end."""
+        return 2**self.bits - 1 - int(self.narrow_range)
+
     def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, tf.Variable]:
         """Makes the layer weights `<name>_min`, `_max`, `_seen`, and one for each knob."""
         shape: tuple[int, ...] = ()
@@ -145,6 +153,7 @@ class RoundingQuantizer(Quantizer):
             "max_var": _state(layer, f"{name}_max", hi, shape),
             "seen": _state(layer, f"{name}_seen", 0.0, ()),
         }
+        weights |= self.range.make_state(layer, name, shape)
         for knob in self.rounder.knobs:
             weights[knob] = _state(layer, f"{name}_{knob}", getattr(self.rounder, knob), ())
         if self.rounder.needs_key:
@@ -159,23 +168,26 @@ class RoundingQuantizer(Quantizer):
         pending = noted_pending(x)
         if pending is not None and not self.per_axis and not is_exporting():
             return rounded(pending, self.grid(weights))
-        exact, grid = tf.cast(self._joined(x), tf.float32), self.grid(weights)
+        exact, grid = tf.cast(self.joined(x), tf.float32), self.grid(weights)
         on_grid = constant_fake_quant if self.as_constant else native_fake_quant
         return _shaped_as(x, tf.cast(on_grid(exact, grid), x.dtype))
 
     def train(self, x: tf.Tensor, weights: dict[str, Any]) -> tf.Tensor:
         """Moves the range by this batch, then x on its grid by the Rounder."""
-        ends = self._move_range(x, weights)
-        grid = self._over(ends[0], ends[1])
-        y = fake_quant(self._joined(x), grid, self.rounder, **self.bound_state(weights))
+        ends, state = self._move_range(x, weights), self.bound_state(weights)
+        if isinstance(self.range, LEARNING):
+            ends = self.range.ends({**weights, "min_var": ends[0], "max_var": ends[1]}, self.levels)
+            y = self.range.train(self.joined(x), ends, self._over, self.rounder, state)
+        else:
+            y = fake_quant(self.joined(x), self._over(ends[0], ends[1]), self.rounder, **state)
         return _shaped_as(x, y)
 
     def grid(self, weights: dict[str, Any]) -> Grid:
         """The grid over the stored range; of plain numbers in a graph for a `.tflite`."""
         if not is_converting():
-            return self._over(weights["min_var"], weights["max_var"])
+            return self._over(*self.range.ends(weights, self.levels))
         with tf.init_scope():
-            grid = self._over(weights["min_var"], weights["max_var"])
+            grid = self._over(*self.range.ends(weights, self.levels))
             fields: Any = grid[:_TENSORS]
             numbers = [field.numpy() for field in fields]
         constants: Any = [tf.constant(number) for number in numbers]
@@ -188,7 +200,7 @@ class RoundingQuantizer(Quantizer):
 
     def measure(self, x: tf.Tensor) -> tf.Tensor:
         """This tensor's own ends, [lo, hi], as this quantizer would set them."""
-        x = self._joined(x)
+        x = self.joined(x)
         return measure(x, self.grid_axis, self.symmetric, self.bits, self.narrow_range)
 
     def bypassed(self, x: Any) -> tf.Tensor:
@@ -213,6 +225,7 @@ class RoundingQuantizer(Quantizer):
         weights["min_var"].assign(ends[0])
         weights["max_var"].assign(ends[1])
         weights["seen"].assign(_CALIBRATED)
+        self.range.reset(weights)
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -261,7 +274,7 @@ class RoundingQuantizer(Quantizer):
         given = isinstance(self.range, Fixed) and self.range.lo is not None
         return (self.range.lo, self.range.hi) if given else FIRST_GUESS  # type: ignore[union-attr,return-value,attr-defined]
 
-    def _joined(self, x: Any) -> tf.Tensor:
+    def joined(self, x: Any) -> tf.Tensor:
         """x with the channels' axes, if they are several, joined into the last one."""
         if not self.per_axis or isinstance(self.axis, int):
             return x

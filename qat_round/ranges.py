@@ -28,17 +28,31 @@ class Range:
 
     name: ClassVar[str] = ""
     follows_data: ClassVar[bool] = True
+    learns: ClassVar[bool] = False  # whether it has a state that the optimizer trains
 
     def update(self, old: tf.Tensor, new: tf.Tensor, seen: tf.Tensor) -> tf.Tensor:
         """The new ends, stacked as [lo, hi]."""
         raise TypeError(f"{type(self).__name__} has to define update(old, new, seen).")
+
+    def make_state(self, layer: Any, name: str, shape: tuple[int, ...]) -> dict[str, Any]:
+        """The layer weights that it needs besides the ends, by role."""
+        return {}
+
+    def reset(self, weights: dict[str, Any]) -> None:
+        """Puts its state to where the stored ends are the range."""
+
+    def ends(self, weights: dict[str, Any], levels: int) -> tuple[Any, Any]:
+        """The range as it is now; `levels` is the number of steps from end to end."""
+        return weights["min_var"], weights["max_var"]
 
     def get_config(self) -> dict[str, Any]:
         """Plain data from which `get_range` makes an equal Range."""
         return {"name": self.name, **dataclasses.asdict(self)}
 
 
-def _named(name: str) -> Callable[[C], C]:
+def named(name: str) -> Callable[[C], C]:
+    """Class decorator that makes a Range known by a name."""
+
     def add(cls: C) -> C:
         cls.name = name
         _RANGES[name] = cls
@@ -47,7 +61,7 @@ def _named(name: str) -> Callable[[C], C]:
     return add
 
 
-@_named("last_value")
+@named("last_value")
 @dataclasses.dataclass(frozen=True)
 class LastValue(Range):
     """The range of the last batch: right for weights."""
@@ -56,7 +70,7 @@ class LastValue(Range):
         return new
 
 
-@_named("moving_average")
+@named("moving_average")
 @dataclasses.dataclass(frozen=True)
 class MovingAverage(Range):
     """A moving average of the batches' ranges: right for activations.
@@ -84,7 +98,7 @@ class MovingAverage(Range):
         return old + tf.maximum(1.0 - self.decay, 1.0 / (seen + 1.0)) * (new - old)
 
 
-@_named("all_values")
+@named("all_values")
 @dataclasses.dataclass(frozen=True)
 class AllValues(Range):
     """The smallest and the largest value of all batches so far."""
@@ -94,7 +108,7 @@ class AllValues(Range):
         return tf.where(seen > 0.0, wider, new)
 
 
-@_named("fixed")
+@named("fixed")
 @dataclasses.dataclass(frozen=True)
 class Fixed(Range):
     """A range that training does not move: as given, or as `qr.calibrate` found it.

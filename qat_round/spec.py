@@ -232,9 +232,11 @@ class ModelSpec:
         default: the LayerSpec of every layer.
         overrides: {layer name pattern or layer class: LayerSpec}; the last that matches a layer
             wins, and what it leaves open is taken from `default`.
+        edges: a TensorSpec for the activations of the model's inputs and outputs, over `default`;
+            None for nothing special.
 
     Raises:
-        TypeError: if an override is no LayerSpec, or its key neither a string nor a class.
+        TypeError: if edges is no TensorSpec, an override is no LayerSpec, or its key neither a string nor a class.
 
     Example:
         >>> spec = ModelSpec(LayerSpec(weights="sine"), {"dense_*": FLOAT})
@@ -244,20 +246,28 @@ class ModelSpec:
 
     default: LayerSpec = LayerSpec()
     overrides: Any = ()
+    edges: TensorSpec | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.default, LayerSpec):
             raise TypeError(f"ModelSpec: default is {self.default!r}; give a qr.LayerSpec.")
+        if not isinstance(self.edges, TensorSpec | None):
+            raise TypeError(f"ModelSpec: edges is {self.edges!r}; give a qr.TensorSpec or None.")
         items = self.overrides
         items = items.items() if isinstance(items, Mapping) else items
         object.__setattr__(self, "overrides", tuple(_override(key, spec) for key, spec in items))
 
-    def for_layer(self, name: str, class_names: Iterable[str]) -> LayerSpec:
-        """The spec of one layer, from its name and its classes' names."""
-        spec = self.default
+    def for_layer(
+        self, name: str, class_names: Iterable[str], at_edge: bool = False
+    ) -> LayerSpec:
+        """The spec of one layer, from its name, its classes' names, and where it is."""
+        base = self.default
+        if at_edge and self.edges is not None:
+            base = LayerSpec(base.weights, self.edges)
+        spec = base
         for key, override in self.overrides:
             if _matches(key, name, class_names):
-                spec = override.over(self.default)
+                spec = override.over(base)
         return spec
 
     def check_matches(self, layers: Iterable[Any]) -> None:
@@ -280,12 +290,13 @@ class ModelSpec:
         return {
             "default": self.default.get_config(),
             "overrides": [{"layers": key, **spec.get_config()} for key, spec in self.overrides],
+            **({} if self.edges is None else {"edges": self.edges.get_config()}),
         }
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> ModelSpec:
         """The ModelSpec that `get_config` described."""
-        _only(config, ("default", "overrides"), "ModelSpec")
+        _only(config, ("default", "overrides", "edges"), "ModelSpec")
         pairs = []
         for entry in config.get("overrides", ()):
             if "layers" not in entry:
@@ -295,7 +306,8 @@ class ModelSpec:
                 )
             rest = {k: v for k, v in entry.items() if k != "layers"}
             pairs.append((entry["layers"], LayerSpec.from_config(rest)))
-        return cls(LayerSpec.from_config(config.get("default", {})), tuple(pairs))
+        edges = tensor_spec(config.get("edges"), "edges")
+        return cls(LayerSpec.from_config(config.get("default", {})), tuple(pairs), edges)
 
 
 def _over(spec: TensorSpec | None, base: TensorSpec | None) -> TensorSpec | None:
@@ -367,5 +379,5 @@ def as_model_spec(spec: Any = None, **settings: Any) -> ModelSpec:
     if isinstance(spec, LayerSpec):
         return ModelSpec(spec.over(model_spec().default))
     if isinstance(spec, ModelSpec):
-        return ModelSpec(spec.default.over(model_spec().default), spec.overrides)
+        return ModelSpec(spec.default.over(model_spec().default), spec.overrides, spec.edges)
     raise TypeError(f"spec={spec!r} is neither a qr.ModelSpec nor a qr.LayerSpec.")

@@ -20,6 +20,7 @@ from qat_round.spec import FLOAT, LayerSpec, ModelSpec, TensorSpec
 from qat_round.wrapper import KEEPS, NONE, OWN, LayerQuantizers
 
 from .custom import kind_of_custom, registered
+from .edges import edge_parts
 from .kinds import Kind, Weight, is_grid_clip, is_relu, kind_of
 
 _COMMON: dict[str, Any] = {"bits": 8, "rounder": "ste"}
@@ -50,6 +51,7 @@ class Plan:
         self.spec = spec
         self._consumers = graph.consumers()
         self._calls = _calls_by_part(graph)
+        self._edges = edge_parts(graph)
         self._kinds = {name: self._kind(part) for name, part in graph.parts.items()}
         ends = {graph.nodes[ref.node].part for ref in tf.nest.flatten(graph.inputs)}
         self.inputs = {name: q for name in ends if (q := self._input(name)) is not None}
@@ -63,7 +65,7 @@ class Plan:
 
     def layer_spec(self, part: Part) -> LayerSpec:
         """The user's spec for a layer."""
-        return spec_of(self.spec, part)
+        return spec_of(self.spec, part, part.name in self._edges)
 
     def _kind(self, part: Part) -> Kind | None:
         kind = self._own_kind(part)
@@ -171,10 +173,10 @@ class Plan:
         return kind is not None and kind.joins
 
 
-def spec_of(spec: ModelSpec, part: Part) -> LayerSpec:
+def spec_of(spec: ModelSpec, part: Part, at_edge: bool = False) -> LayerSpec:
     """The spec of a part: what the user says of the layer behind it, over what is registered."""
     origin = part.origin
-    found = spec.for_layer(origin.name, origin.class_names)
+    found = spec.for_layer(origin.name, origin.class_names, at_edge)
     own = registered(origin.cls)
     return found if own is None or found == FLOAT else own.over(found)
 

@@ -1,0 +1,97 @@
+"""Whole-model recipes: named, plain data, from which a `ModelSpec` is made.
+
+Each is the best combination found by `benchmarks/accuracy.py`; see docs/choosing.md.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from .rounding import nearest
+from .spec import LayerSpec, ModelSpec, TensorSpec
+
+_STRAIGHT = {"name": "ste"}
+_EIGHT = {"bits": 8, "rounder": _STRAIGHT}
+
+
+def _low(weight_bits: int, activation_bits: int, rounder: dict[str, Any]) -> dict[str, Any]:
+    """Learned ranges for what has fewer than 8 bits; all levels; inputs and logits at 8."""
+    weights = {"bits": weight_bits, "rounder": rounder, "range": {"name": "learned"}}
+    few = {"bits": activation_bits, "rounder": rounder, "range": {"name": "learned"}}
+    return {
+        "weights": {**weights, "narrow_range": False},
+        "activations": _EIGHT if activation_bits >= 8 else few,
+        "edges": _EIGHT,
+        "calibrate": "mse",
+        "reestimate_batch_norm": True,
+    }
+
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "w8a8": {"weights": _EIGHT, "activations": _EIGHT, "edges": _EIGHT, "calibrate": "minmax"},
+    "w8a16": {
+        "weights": _EIGHT,
+        "activations": {"bits": 16, "rounder": _STRAIGHT, "symmetric": True, "narrow_range": True},
+        "edges": {"bits": 16, "rounder": _STRAIGHT, "symmetric": True, "narrow_range": True},
+        "calibrate": "minmax",
+    },
+    "w4a8": _low(4, 8, _STRAIGHT),
+    "w4a4": _low(4, 4, _STRAIGHT),
+    "w3a3": _low(3, 3, _STRAIGHT),
+    "w2a4": _low(2, 4, _STRAIGHT),
+    "w2a2": _low(2, 2, _STRAIGHT),
+}
+
+
+def recipes() -> dict[str, dict[str, Any]]:
+    """All recipes by name, as plain data; a copy, to be read, changed and given to `quantize_model`.
+
+        weights, activations   settings of `qr.TensorSpec`
+        edges                  those of the activations of the model's inputs and outputs
+        calibrate              the method that it wants of `qr.calibrate`
+        reestimate_batch_norm  whether `qr.reestimate_batch_norm` is to follow training
+
+    Example:
+        >>> recipes()["w4a8"]["weights"]["bits"]
+        4
+    """
+    return copy.deepcopy(RECIPES)
+
+
+def recipe_spec(recipe: str | Mapping[str, Any], overrides: Any = ()) -> ModelSpec:
+    """The ModelSpec of a recipe.
+
+    Args:
+        recipe: a name, or plain data as in `recipes()`.
+        overrides: as in `qr.quantize_model`.
+
+    Raises:
+        ValueError: for an unknown name or a key that no recipe has.
+
+    Example:
+        >>> recipe_spec("w2a4").default.activations.bits
+        4
+    """
+    found = _find(recipe)
+    unknown = set(found) - _KEYS
+    if unknown:
+        raise ValueError(f"A recipe has no {sorted(unknown)}; it has {sorted(_KEYS)}.")
+    weights, activations = TensorSpec(**found["weights"]), TensorSpec(**found["activations"])
+    edges = TensorSpec(**found["edges"]) if "edges" in found else None
+    return ModelSpec(LayerSpec(weights, activations), overrides, edges)
+
+
+_KEYS = {"weights", "activations", "edges", "calibrate", "reestimate_batch_norm"}
+
+
+def _find(recipe: str | Mapping[str, Any]) -> Mapping[str, Any]:
+    if isinstance(recipe, Mapping):
+        return recipe
+    if recipe not in RECIPES:
+        raise ValueError(
+            f"Unknown recipe {recipe!r}; allowed are {list(RECIPES)}."
+            f"{nearest(str(recipe), list(RECIPES))} qr.recipes() shows what they say."
+        )
+    return RECIPES[recipe]
