@@ -25,6 +25,7 @@ from .parity import OutputParity, Parity
 from .quantizers import RoundingQuantizer
 from .recipes import recipes
 from .rounding import (
+    ElementWiseScaling,
     ExpectedRound,
     FourierRound,
     RampRound,
@@ -33,6 +34,7 @@ from .rounding import (
     SineRound,
     StochasticRound,
     StraightThrough,
+    TanhRound,
     get,
     names,
     register,
@@ -48,6 +50,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Anneal",
     "Coverage",
+    "ElementWiseScaling",
     "ExpectedRound",
     "FLOAT",
     "FourierRound",
@@ -67,6 +70,7 @@ __all__ = [
     "SineRound",
     "StochasticRound",
     "StraightThrough",
+    "TanhRound",
     "TensorSpec",
     "adopt",
     "annotate_layer",

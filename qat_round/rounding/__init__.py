@@ -10,8 +10,11 @@ from .registry import get, names, nearest, register, round  # noqa: A004
 from .step_curves import RampRound, SigmoidRound
 from .wave_curves import FourierRound, SineRound
 from .identity_gradients import ExpectedRound, StochasticRound, StraightThrough
+from .tanh_curves import TanhRound
+from .scaled_gradients import ElementWiseScaling
 
 __all__ = [
+    "ElementWiseScaling",
     "ExpectedRound",
     "FourierRound",
     "RampRound",
@@ -20,6 +23,7 @@ __all__ = [
     "SineRound",
     "StochasticRound",
     "StraightThrough",
+    "TanhRound",
     "get",
     "hard_round",
     "names",
