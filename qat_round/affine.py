@@ -202,6 +202,8 @@ def _fake_quant(
     x: Any, grid: Grid, rounder: Any, training: Any, state: dict[str, Any], train: Any
 ) -> tf.Tensor:
     x, rounder = tf.convert_to_tensor(x), get(rounder)
+    if rounder.trained_knobs:
+        train = _with_trained_knobs(train)
     return smart_cond(
         training,
         lambda: train(x, grid, rounder, fused.whole_state(rounder, state)),
@@ -229,6 +231,48 @@ def _learned_grid(x: tf.Tensor, grid: Grid, rounder: Rounder, state: dict[str, A
         return y, lambda dy: run(fused.pull_back_with_sums, x, dy)
 
     return quantized(x, grid.nudged_lo, grid.step)
+
+
+def _with_trained_knobs(train: Any) -> Any:
+    """Plain operations, with gradients for the knobs, and for the grid where it learns."""
+
+    def run(x: tf.Tensor, grid: Grid, rounder: Rounder, state: dict[str, Any]) -> tf.Tensor:
+        keep = tf.identity if train is _learned_grid else tf.stop_gradient
+        axis = grid.axis
+        ends = (grid.nudged_lo, grid.nudged_hi, grid.step)
+        lo, hi, step = (_spread(keep(end), x, axis) for end in ends)
+        v = _in_steps(tf.cast(x, tf.float32), lo, hi, step)
+        return tf.cast(rounded_with_knobs(v, rounder, state) * step + lo, x.dtype)
+
+    return run
+
+
+def rounded_with_knobs(v: tf.Tensor, rounder: Rounder, state: dict[str, Any]) -> tf.Tensor:
+    """The Rounder's value, with gradients for v and for its trained knobs.
+
+    A knob's gradient is that of the surrogate curve; a knob is held in its interval, and its
+    gradient passes, so that it can come back.
+    """
+    trained = {name: _held(state[name], *ends) for name, ends in rounder.trained_knobs.items()}
+    names = list(trained)
+
+    @tf.custom_gradient
+    def rounded(v: tf.Tensor, *knobs: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        bound = rounder.bind(**{**state, **dict(zip(names, knobs, strict=True))})
+
+        def gradient(dy: tf.Tensor) -> list[tf.Tensor]:
+            with tf.GradientTape() as tape:
+                tape.watch(knobs)
+                y = rounder.bind(**{**state, **dict(zip(names, knobs, strict=True))}).surrogate(v)
+            return [bound.pull_back(v, dy), *tape.gradient(y, knobs, output_gradients=dy)]
+
+        return bound.value(v), gradient
+
+    return rounded(v, *trained.values())
+
+
+def _held(value: tf.Tensor, least: float, most: float) -> tf.Tensor:
+    return value + tf.stop_gradient(tf.clip_by_value(value, least, most) - value)
 
 
 def _one_pass(

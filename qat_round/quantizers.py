@@ -155,7 +155,9 @@ class RoundingQuantizer(Quantizer):
         }
         weights |= self.range.make_state(layer, name, shape)
         for knob in self.rounder.knobs:
-            weights[knob] = _state(layer, f"{name}_{knob}", getattr(self.rounder, knob), ())
+            is_trained = knob in self.rounder.trained_knobs
+            start = getattr(self.rounder, knob)
+            weights[knob] = _state(layer, f"{name}_{knob}", start, (), is_trained)
         if self.rounder.needs_key:
             weights["key"] = self._key(layer, name)
         return weights
@@ -325,12 +327,14 @@ def is_first_guess(quantizer: RoundingQuantizer, weights: dict[str, tf.Variable]
     return not given and float(weights["seen"].numpy()) == 0.0
 
 
-def _state(layer: Any, name: str, value: float, shape: tuple[int, ...]) -> tf.Variable:
+def _state(
+    layer: Any, name: str, value: float, shape: tuple[int, ...], trainable: bool = False
+) -> tf.Variable:
     return layer.add_weight(
         name=name,
         shape=shape,
         dtype=tf.float32,
         initializer=keras.initializers.Constant(value),
-        trainable=False,
+        trainable=trainable,
         aggregation=tf.VariableAggregation.MEAN,
     )

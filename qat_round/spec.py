@@ -36,7 +36,7 @@ class TensorSpec:
 
     Example:
         >>> TensorSpec(bits=4, rounder="sine").rounder
-        SineRound(forward='soft', iterations=1)
+        SineRound(forward='soft', iterations=1, identity=0.0)
     """
 
     bits: int | None = None

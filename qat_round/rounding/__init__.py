@@ -10,13 +10,18 @@ from .registry import get, names, nearest, register, round  # noqa: A004
 from .step_curves import RampRound, SigmoidRound
 from .wave_curves import FourierRound, SineRound
 from .identity_gradients import ExpectedRound, StochasticRound, StraightThrough
-from .tanh_curves import TanhRound
+from .tanh_curves import LearnedTanhRound, TanhRound
 from .scaled_gradients import ElementWiseScaling
+from .expected_threshold import ExpectedThresholdRound
+from .mixtures import MixRound, mix
 
 __all__ = [
     "ElementWiseScaling",
     "ExpectedRound",
+    "ExpectedThresholdRound",
     "FourierRound",
+    "LearnedTanhRound",
+    "MixRound",
     "RampRound",
     "Rounder",
     "SigmoidRound",
@@ -26,6 +31,7 @@ __all__ = [
     "TanhRound",
     "get",
     "hard_round",
+    "mix",
     "names",
     "nearest",
     "register",

@@ -57,6 +57,8 @@ class Rounder:
 
     name: ClassVar[str] = ""
     knobs: ClassVar[tuple[str, ...]] = ()  # float fields that may be annealed while training
+    # knobs that are trained with the weights -> the interval in which they are held
+    trained_knobs: ClassVar[Mapping[str, tuple[float, float]]] = {}
     hard_limits: ClassVar[Mapping[str, Any]] = {}  # settings under which `soft` is hard rounding
     needs_key: ClassVar[bool] = False  # draws random numbers: `bind(key=...)` gives two int64
 

@@ -14,20 +14,23 @@ from .trig import nearest_and_rest
 
 
 class _TanhCurve(Rounder):
-    """m + tanh(k r) / (2 tanh(k/2)): m the cell's middle, r = x - m, k the sharpness."""
+    """m + tanh(k r) / (2 tanh(k/2)): m the cell's middle, r = x - m, k from the settings."""
 
-    sharpness: float
+    def steepness(self, dtype: tf.DType) -> tf.Tensor:
+        """k."""
+        raise TypeError(f"{type(self).__name__} has to define steepness(dtype).")
 
     def soft(self, x: tf.Tensor) -> tf.Tensor:
         n, rest = nearest_and_rest(x)
-        k = tensor(self.sharpness, x.dtype)
+        k = self.steepness(x.dtype)
         # counted from the nearest integer: x - floor(x) is rounded where x is just below 0
-        side = tf.where(rest < 0.0, -0.5 * tf.ones_like(rest), 0.5 * tf.ones_like(rest))
+        half = 0.5 * tf.ones_like(rest)
+        side = tf.where(rest < 0.0, -half, half)
         return n + (side + fast_tanh(k * (rest - side)) / (2.0 * fast_tanh(0.5 * k)))
 
     def pull_back(self, x: tf.Tensor, dy: tf.Tensor) -> tf.Tensor:
         _, rest = nearest_and_rest(x)
-        k = tensor(self.sharpness, x.dtype)
+        k = self.steepness(x.dtype)
         t = fast_tanh(k * (0.5 - tf.abs(rest)))
         return dy * (k * (1.0 - t * t) / (2.0 * fast_tanh(0.5 * k)))
 
@@ -71,3 +74,53 @@ class TanhRound(_TanhCurve):
             f"sharpness={self.sharpness} has to be positive and finite (2 is gentle, 60 nearly "
             "hard; to anneal to hard rounding stop at 1e6, say).",
         )
+
+    def steepness(self, dtype: tf.DType) -> tf.Tensor:
+        return tensor(self.sharpness, dtype)
+
+
+@register("dsq")
+@dataclasses.dataclass(frozen=True)
+class LearnedTanhRound(_TanhCurve):
+    """The curve of `tanh`, whose sharpness is trained with the weights, by the loss.
+
+    With a = alpha, k = ln(2/a - 1), m = floor(x) + 1/2 and r = x - m:
+        y     = m + tanh(k r) / (2 tanh(k/2)),   tanh(k/2) = 1 - a
+        dy/dx = k (1 - tanh(k r)^2) / (2 (1 - a))
+        dy/da = (dy/dk) dk/da, by autodiff
+    a -> 1 gives x, a -> 0 gives hard rounding. Integers and half-integers are fixed points.
+    In a quantizer, `alpha` is a trainable weight of the layer, one for each tensor, held in
+    0.001 .. 0.999; with `forward="hard"` it is trained by what the soft curve would have changed.
+
+    Unit of x and y: steps. Shape and dtype: as x.
+
+    Args:
+        alpha: a at the start, 0 < alpha < 1; a knob.
+        forward: "soft" or "hard".
+
+    Raises:
+        ValueError: if alpha is outside its interval.
+
+    Example:
+        >>> LearnedTanhRound(alpha=0.001)(tf.constant([0.2, 0.9])).numpy().round(2).tolist()
+        [0.0, 1.0]
+
+    Source: Gong et al. 2019, arXiv:1908.05033, equations 4 to 8.
+    """
+
+    alpha: float = 0.2
+
+    knobs: ClassVar[tuple[str, ...]] = ("alpha",)
+    trained_knobs: ClassVar[Mapping[str, tuple[float, float]]] = {"alpha": (1e-3, 0.999)}
+    hard_limits: ClassVar[Mapping[str, Any]] = {"alpha": 1e-30}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            0.0 < self.alpha < 1.0,
+            self,
+            f"alpha={self.alpha} has to be in 0 < alpha < 1 (0.2 is gentle, 0.001 nearly hard).",
+        )
+
+    def steepness(self, dtype: tf.DType) -> tf.Tensor:
+        return tf.math.log(2.0 / tensor(self.alpha, dtype) - 1.0)

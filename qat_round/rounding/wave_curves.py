@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from .._compat import tf
-from .base import Rounder, whole
+from .base import Rounder, require, tensor, whole
 from .registry import register
 from .trig import nearest_and_rest, sine_turns, stair_rest, versine_turns
 
@@ -77,40 +77,48 @@ class SineRound(Rounder):
     """Rounds softly: subtracts one sine wave per cell, and again for a steeper curve.
 
     With f(x) = x - sin(2 pi x)/(2 pi), applied `iterations` times (x_0 = x, x_{i+1} = f(x_i)):
-        y     = x_iterations
-        dy/dx = prod_i (1 - cos(2 pi x_i)),  never negative, 0 at integers, 2^iterations at halves
-    Integers and half-integers are fixed points; iterations -> inf gives hard rounding. Because the
-    gradient is 0 at integers, values that sit on the grid do not move.
+        y     = (1 - s) x_iterations + s x,   s = identity
+        dy/dx = (1 - s) prod_i (1 - cos(2 pi x_i)) + s,  never negative, s at integers
+    Integers and half-integers are fixed points; iterations -> inf gives hard rounding if s = 0.
+    Because the gradient then is 0 at integers, values that sit on the grid do not move; with a
+    share of identity they do.
 
     Unit of x and y: steps. Shape and dtype: as x.
 
     Args:
         iterations: a whole number >= 1.
+        identity: s, 0 <= identity <= 1, a knob.
         forward: "soft" or "hard".
 
     Raises:
-        ValueError: if iterations is no whole number >= 1.
+        ValueError: if iterations is no whole number >= 1, or identity outside its interval.
 
     Example:
         >>> SineRound(iterations=3)(tf.constant([0.2, 0.5, 0.8])).numpy().round(3).tolist()
         [0.0, 0.5, 1.0]
 
-    Source: the sine answer to "a differentiable round in TensorFlow?".
+    Source: the sine answer to "a differentiable round in TensorFlow?"; identity ours.
     """
 
     iterations: int = 1
+    identity: float = 0.0
 
-    hard_limits: ClassVar[Mapping[str, Any]] = {"iterations": 12}
+    knobs: ClassVar[tuple[str, ...]] = ("identity",)
+    hard_limits: ClassVar[Mapping[str, Any]] = {"iterations": 12, "identity": 0.0}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "iterations", whole(self.iterations, self, "iterations", least=1))
+        require(
+            0.0 <= self.identity <= 1.0, self, f"identity={self.identity} has to be in 0..1."
+        )
 
     def soft(self, x: tf.Tensor) -> tf.Tensor:
         n, r = nearest_and_rest(x)
+        start, share = r, tensor(self.identity, x.dtype)
         for _ in range(self.iterations):
             r = stair_rest(r)
-        return n + r
+        return n + (r + share * (start - r))
 
     def pull_back(self, x: tf.Tensor, dy: tf.Tensor) -> tf.Tensor:
         _, r = nearest_and_rest(x)
@@ -118,7 +126,7 @@ class SineRound(Rounder):
         for _ in range(self.iterations - 1):
             r = stair_rest(r)
             slope = slope * versine_turns(r)
-        return dy * slope
+        return dy * (slope + tensor(self.identity, x.dtype) * (1.0 - slope))
 
 
 def _sine_sum(r: tf.Tensor, weights: list[float]) -> tf.Tensor:
