@@ -17,9 +17,11 @@ from .callbacks import Anneal, knobs
 from .compare import LayerComparison, compare_layers
 from .configs import RoundingConfig
 from .coverage import Coverage, LayerCoverage, coverage
+from .distill import Distiller
 from .export import export_tflite
 from .intake import write_back
 from .integer.custom import register_layer
+from .lift import lifted
 from .model import annotate_layer, annotate_model, load_model, quantize_apply, quantize_model
 from .parity import OutputParity, Parity
 from .quantizers import RoundingQuantizer
@@ -46,6 +48,7 @@ from .rounding import (
 )
 from .scheme import RoundingScheme
 from .spec import FLOAT, LayerSpec, ModelSpec, TensorSpec
+from .statistics import Interval, paired_difference
 from .tensors import summary
 from .verify import verify_tflite
 
@@ -54,12 +57,14 @@ __version__ = "0.1.0"
 __all__ = [
     "Anneal",
     "Coverage",
+    "Distiller",
     "ElementWiseScaling",
     "ExpectedRound",
     "ExpectedThresholdRound",
     "FLOAT",
     "FourierRound",
     "Grid",
+    "Interval",
     "LayerCoverage",
     "LayerComparison",
     "LayerSpec",
@@ -90,9 +95,11 @@ __all__ = [
     "get",
     "grid_from_range",
     "knobs",
+    "lifted",
     "load_model",
     "mix",
     "names",
+    "paired_difference",
     "quantize_apply",
     "quantize_model",
     "ranges",

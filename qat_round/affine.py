@@ -14,6 +14,9 @@ from ._compat import smart_cond, tf
 from .rounding import Rounder, get
 
 MIN_BITS, MAX_BITS = 2, 16
+STORED_BITS = (4, 8, 16)
+"""The integers that a `.tflite` holds; the converter spreads a range of other bits over all of
+theirs, with a step of its own, which leaves the grid."""
 
 
 class Grid(NamedTuple):
@@ -193,6 +196,15 @@ def constant_fake_quant(x: tf.Tensor, grid: Grid) -> tf.Tensor:
     """
     lo, hi, step = (_spread(v, x, grid.axis) for v in (grid.nudged_lo, grid.nudged_hi, grid.step))
     return tf.floor(_in_steps(x, lo, hi, step) + 0.5) * step + lo
+
+
+def stored_grid(grid: Grid) -> Grid:
+    """The grid of the same steps and zero, with as many levels as the file's integers have."""
+    bits = next(bits for bits in STORED_BITS if bits >= grid.bits)
+    half = 2 ** (bits - 1)
+    lo, hi = -half * grid.step, (half - 1) * grid.step
+    middle = tf.fill(tf.shape(grid.step), float(half))
+    return Grid(lo, hi, grid.step, middle, lo, hi, bits, False, grid.axis)
 
 
 _native_per_channel = tf.quantization.fake_quant_with_min_max_vars_per_channel

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ._compat import tf
+from .fixed_point import scaled
 
 _INTS, _PENDING = "_qat_round_ints", "_qat_round_pending"
 
@@ -38,12 +39,14 @@ class Sums(NamedTuple):
         step_in: the input's step, ().
         step_w: the other factor's, () or (channels,).
         bias: what is added, in real units, or None.
+        ties: "" where the kernel rounds once, halves to even; else see `fixed_point`.
     """
 
     acc: tf.Tensor
     step_in: tf.Tensor
     step_w: tf.Tensor
     bias: Any
+    ties: str = ""
 
     def real(self) -> tf.Tensor:
         """The sums in real units, with the bias on its grid."""
@@ -54,6 +57,10 @@ class Sums(NamedTuple):
         """The sums as whole numbers of a step."""
         unit = product(self.step_in, self.step_w)
         acc = self.acc if self.bias is None else self.acc + self._bias(unit)
+        if self.ties:
+            given = (tf.cast(s, tf.float64) for s in (self.step_in, self.step_w, step))
+            step_in, step_w, step_out = given
+            return scaled(acc, step_in * step_w / step_out, self.ties)
         return tf.round(acc * (unit / step))
 
     def _bias(self, step: tf.Tensor) -> tf.Tensor:
@@ -64,7 +71,7 @@ class Sums(NamedTuple):
         bias = beta - mean * factor
         bias = bias if self.bias is None else bias + self.bias * factor
         step = product(self.step_w, tf.abs(factor))
-        return Sums(self.acc * tf.sign(factor), self.step_in, step, bias)
+        return Sums(self.acc * tf.sign(factor), self.step_in, step, bias, self.ties)
 
 
 class Pair(NamedTuple):

@@ -22,6 +22,10 @@ _KERNELS = {
     _L.Dense: "kernel",
 }
 
+_INT4_TIES = {_L.Conv1D: "up", _L.Conv2D: "up", _L.DepthwiseConv1D: "away"}
+_INT4_TIES |= {_L.DepthwiseConv2D: "away"}
+"""Which kernels that XNNPACK leaves to TFLite, where weights are INT4, round twice, and how."""
+
 
 def compute(wrapper: Any, inputs: Any) -> Any:
     """The layer's outputs, computed in whole numbers and noted as such; None where it cannot be.
@@ -88,7 +92,8 @@ def _linear(wrapper: Any, inputs: Any, name: str) -> Any:
     with _as_sums(layer, name, kernel):
         acc = layer.call(x.values)
     bias = layer.bias if layer.use_bias else None
-    sums = Sums(acc, x.step, tf.convert_to_tensor(grid.step), bias)
+    ties = _INT4_TIES.get(type(layer), "") if quantizer.bits <= 4 else ""
+    sums = Sums(acc, x.step, tf.convert_to_tensor(grid.step), bias, ties)
     is_relu = getattr(layer, "activation", None) is keras.activations.relu
     return note_pending(layer.activation(sums.real()), Clipped(sums) if is_relu else sums)
 

@@ -14,6 +14,8 @@ import numpy as np
 
 from ._compat import exporting, tf
 from .file_scales import with_model_scales
+from .learned import is_at_its_limit
+from .lift import lifted, narrow_activations
 from .tensors import quantized_tensors, require_quantized
 from .tflite_file import TFLiteFile
 
@@ -21,7 +23,10 @@ IO_TYPES = {"float32": tf.float32, "int8": tf.int8, "uint8": tf.uint8}
 
 
 def export_tflite(
-    model: Any, path: str | os.PathLike[str] | None = None, io: str = "float32"
+    model: Any,
+    path: str | os.PathLike[str] | None = None,
+    io: str = "float32",
+    lift_activations: bool = False,
 ) -> bytes:
     """Converts a quantized model to TFLite.
 
@@ -29,6 +34,9 @@ def export_tflite(
         model: from `qr.quantize_model`, calibrated or trained.
         path: where to write the file as well; written beside it first, then renamed.
         io: type of the file's inputs and outputs: "float32", "int8" or "uint8".
+        lift_activations: whether activations of fewer than 8 bits, which TFLite cannot hold, are
+            written with 8 bits on the same ranges. The file then rounds more finely than the model
+            and has an accuracy of its own; see `qr.lifted`.
 
     Returns:
         The bytes of the `.tflite`.
@@ -37,6 +45,10 @@ def export_tflite(
         ValueError: for a model that is not quantized, an unknown `io`, ranges that were never set
             (each named), or activations that TFLite cannot hold.
         OSError: if the path cannot be written; checked before anything is converted.
+
+    Warns:
+        UserWarning: naming activations that were lifted, and learned ranges that training drove to
+            their limit.
     """
     require_quantized(model, "export_tflite")
     if io not in IO_TYPES:
@@ -44,8 +56,11 @@ def export_tflite(
     if path is not None:
         check_writable(path)
     _check_ranges(model)
-    _check_bits(model)
-    tflite = with_model_scales(_convert(model, io), model)
+    with lifted(model) if lift_activations else contextlib.nullcontext():
+        _check_bits(model)
+        tflite = with_model_scales(_convert(model, io), model)
+    if lift_activations:
+        _say_lifted(model)
     if path is not None:
         write_file(path, tflite)
     return tflite
@@ -94,6 +109,13 @@ def _check_ranges(model: Any) -> None:
             f"export_tflite: {len(guessed)} ranges were never set from data and still are the "
             f"first guess: {', '.join(guessed)}. Run qr.calibrate(model, inputs), or train."
         )
+    limited = [t.path for t in quantized_tensors(model) if is_at_its_limit(t.weights)]
+    if limited:
+        warnings.warn(
+            f"export_tflite: training drove the learned ranges of {', '.join(limited)} to their "
+            "limit, 2^10 times from where they began. Train with a smaller learning rate.",
+            stacklevel=3,
+        )
 
 
 def _check_bits(model: Any) -> None:
@@ -104,7 +126,19 @@ def _check_bits(model: Any) -> None:
         shown = ", ".join(f"{path} ({bits} bits)" for path, bits in narrow.items())
         raise ValueError(
             "export_tflite: TFLite's converter takes activations of 8 bits only, but these differ: "
-            f"{shown}. Use activation_bits=8 (weights may be 2 to 8 bits)."
+            f"{shown}. Use activation_bits=8 (weights may be 2 to 8 bits), or "
+            "lift_activations=True, which writes fewer bits as 8 on the same ranges."
+        )
+
+
+def _say_lifted(model: Any) -> None:
+    narrow = {t.path: t.bits for t in narrow_activations(model)}
+    if narrow:
+        shown = ", ".join(f"{path} ({bits} bits)" for path, bits in narrow.items())
+        warnings.warn(
+            f"export_tflite: written with 8 bits on the same ranges: {shown}. The file's accuracy "
+            "is its own, not the model's: measure it on the file.",
+            stacklevel=3,
         )
 
 

@@ -11,12 +11,14 @@ import numpy as np
 
 from ._compat import Quantizer, is_converting, is_exporting, keras, smart_cond, tf
 from .affine import (
+    STORED_BITS,
     Grid,
     check_bits,
     constant_fake_quant,
     fake_quant,
     grid_from_range,
     native_fake_quant,
+    stored_grid,
 )
 from .exact import noted_pending, rounded
 from .learned import Learned, Pact
@@ -171,6 +173,8 @@ class RoundingQuantizer(Quantizer):
         if pending is not None and not self.per_axis and not is_exporting():
             return rounded(pending, self.grid(weights))
         exact, grid = tf.cast(self.joined(x), tf.float32), self.grid(weights)
+        if is_exporting() and self.symmetric and self.bits not in STORED_BITS:
+            exact, grid = constant_fake_quant(exact, grid), stored_grid(grid)
         on_grid = constant_fake_quant if self.as_constant else native_fake_quant
         return _shaped_as(x, tf.cast(on_grid(exact, grid), x.dtype))
 

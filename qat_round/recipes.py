@@ -17,11 +17,15 @@ _EIGHT = {"bits": 8, "rounder": _STRAIGHT}
 
 
 def _low(weight_bits: int, activation_bits: int, rounder: dict[str, Any]) -> dict[str, Any]:
-    """Learned ranges for what has fewer than 8 bits; all levels; inputs and logits at 8."""
+    """Learned ranges for what has fewer than 8 bits; inputs and logits at 8.
+
+    Two and three bits use all levels, -2..1 and -4..3. Four do not use -8: where a batch norm's
+    factor is negative the file has the mirrored integers, and +8 is no INT4.
+    """
     weights = {"bits": weight_bits, "rounder": rounder, "range": {"name": "learned"}}
     few = {"bits": activation_bits, "rounder": rounder, "range": {"name": "learned"}}
     return {
-        "weights": {**weights, "narrow_range": False},
+        "weights": {**weights, "narrow_range": weight_bits >= 4},
         "activations": _EIGHT if activation_bits >= 8 else few,
         "edges": _EIGHT,
         "calibrate": "mse",

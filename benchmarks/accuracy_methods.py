@@ -1,0 +1,107 @@
+"""What the accuracy benchmark compares: methods as plain data, in suites."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import qat_round as qr
+
+
+class Method(NamedTuple):
+    """One way to quantize and train.
+
+    Args:
+        recipe: as in `qr.recipes()`.
+        distil: arguments of `qr.Distiller`, or empty for none.
+        extra: gives callbacks from (model, data, number of steps), or None.
+    """
+
+    recipe: dict[str, Any]
+    distil: dict[str, Any]
+    extra: Callable[..., list[Any]] | None = None
+
+    def callbacks(self, model: Any, data: Any, steps: int) -> list[Any]:
+        """The callbacks of one training."""
+        return [] if self.extra is None else self.extra(model, data, steps)
+
+
+DISTIL = {"share": 0.9, "temperature": 2.0}
+
+
+def recipe(name: str, distil: bool = False, extra: Any = None, **changes: Any) -> Method:
+    """A recipe of the package, with changes.
+
+    Args:
+        name: the recipe's.
+        distil: whether the float net teaches.
+        extra: see `Method`.
+        **changes: `rounder` for all that is not at 8 bits; `weights`, `activations` (dicts) and
+            `calibrate`.
+    """
+    found = copy.deepcopy(qr.recipes()[name])
+    rounder = changes.pop("rounder", None)
+    for part in ("weights", "activations"):
+        if rounder is not None and found[part].get("bits", 8) < 8:
+            found[part]["rounder"] = qr.get(rounder).get_config()
+        found[part] |= changes.pop(part, {})
+    return Method(found | changes, DISTIL if distil else {}, extra)
+
+
+BITS = ("w8a8", "w4a8", "w4a4", "w3a3", "w2a4", "w2a2")
+HARD = {"forward": "hard"}
+
+
+def _rounders(name: str) -> dict[str, Method]:
+    tried = {
+        "ste": "ste",
+        "tanh 3": qr.TanhRound(sharpness=3.0, **HARD),
+        "ewgs 0.2": qr.ElementWiseScaling(delta=0.2),
+    }
+    return {f"{name} {label}": recipe(name, rounder=r) for label, r in tried.items()}
+
+
+def _annealed(knob: str, start: float, stop: float) -> Callable[..., list[Any]]:
+    def make(model: Any, data: Any, steps: int) -> list[Any]:
+        return [qr.Anneal(knob, qr.schedules.exponential(start, stop, steps))]
+
+    return make
+
+
+def _seed_methods(name: str) -> dict[str, Method]:
+    """The seven methods of the start, each with its setting for training."""
+    soft = {
+        "ste": qr.StraightThrough(),
+        "sigmoid": qr.SigmoidRound(slope=4.0, **HARD),
+        "ramp": qr.RampRound.centered(0.8, "hard"),
+        "fourier": qr.FourierRound(terms=3, sigma=True, **HARD),
+        "sine": qr.SineRound(identity=0.5, **HARD),
+        "expected": qr.ExpectedRound(**HARD),
+        "stochastic": qr.StochasticRound(seed=0),
+    }
+    return {f"{name} {label}": recipe(name, rounder=r) for label, r in soft.items()}
+
+
+def _ablation(name: str) -> dict[str, Method]:
+    """One thing changed at a time."""
+    follow = {"range": "moving_average"}
+    return {
+        f"{name} recipe": recipe(name),
+        f"{name} from min-max": recipe(name, calibrate="minmax"),
+        f"{name} ranges follow data": recipe(
+            name, weights={"range": "last_value"}, activations=follow, calibrate="minmax"
+        ),
+        f"{name} narrow weights": recipe(name, weights={"narrow_range": True}),
+        f"{name} ste": recipe(name, rounder="ste"),
+        f"{name} distilled": recipe(name, distil=True),
+    }
+
+
+SUITES: dict[str, dict[str, Method]] = {
+    "recipes": {name: recipe(name) for name in BITS}
+    | {f"{name} distilled": recipe(name, distil=True) for name in BITS},
+    "rounders": _rounders("w2a2"),
+    "seed_methods": _seed_methods("w4a4"),
+    "ablation": _ablation("w4a4") | _ablation("w2a2"),
+}
