@@ -15,6 +15,7 @@ import numpy as np
 
 from ._compat import builtin_operator_names, keras, read_flatbuffer, tf, write_flatbuffer
 from .exact import Sums
+from .file_int4 import MOST_BITS, Levels, put_in
 from .grids import norm_constants
 from .tensors import quantized_tensors
 
@@ -49,12 +50,15 @@ def with_model_scales(tflite: bytes, model: Any) -> bytes:
     file = read_flatbuffer(tflite)
     names = builtin_operator_names()
     lone, linear = _lone_steps(model), list(_linear_layers(model))
+    few = list(_few_levels(model))
     for graph in file.subgraphs:
         for tensor in graph.tensors:
             _mend_lone(tensor, lone)
         for operator in graph.operators:
             code = file.operatorCodes[operator.opcodeIndex]
             name = names.get(max(code.builtinCode, code.deprecatedBuiltinCode))
+            if name == "FULLY_CONNECTED":
+                _put_few(file, graph, [int(i) for i in operator.inputs], few)
             if name in _BIASED:
                 _mend_linear(file, graph, [int(i) for i in operator.inputs], name, linear)
     return write_flatbuffer(file)
@@ -72,6 +76,32 @@ def _linear_layers(model: Any) -> Iterator[Weights]:
             quantizer, state = wrapper._weight_vars[0][1:]
             if hasattr(quantizer, "grid"):
                 yield _folded(wrapper, quantizer.grid(state).step)
+
+
+def _few_levels(model: Any) -> Iterator[Levels]:
+    """Dense layers of at most 4 bits with a step for each channel."""
+    for wrapper in model.layers:
+        if not isinstance(getattr(wrapper, "layer", None), keras.layers.Dense):
+            continue
+        for variable, quantizer, state in wrapper._weight_vars:
+            if getattr(quantizer, "per_axis", False) and quantizer.bits <= MOST_BITS:
+                grid = quantizer.grid(state)
+                on_grid = quantizer.infer(tf.convert_to_tensor(variable), state)
+                folded, signs = _folded(wrapper, grid.step), _signs(wrapper)
+                whole = np.round(on_grid / grid.step) * signs
+                yield Levels(whole.T.astype(np.int64), folded.steps, folded.bias)
+
+
+def _signs(wrapper: Any) -> Any:
+    norm = _norm_behind(wrapper)
+    return 1.0 if norm is None else np.sign(norm_constants(norm)[0].numpy())
+
+
+def _put_few(file: Any, graph: Any, inputs: list[int], few: list[Levels]) -> None:
+    x, w = graph.tensors[inputs[0]], graph.tensors[inputs[1]]
+    b = graph.tensors[inputs[2]] if len(inputs) > 2 and inputs[2] >= 0 else None
+    if all(t.quantization is not None and t.quantization.scale is not None for t in (x, w)):
+        put_in(file, x, w, b, few)
 
 
 def _folded(wrapper: Any, steps: Any) -> Weights:

@@ -31,6 +31,7 @@ ROOMS = [  # each may import from those above it, and from itself
     "recipes",
     "configs",
     "wrapper",
+    "file_int4",
     "intake",
     "integer",
     "refusals",

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qat_round._compat import keras, tf
+from qat_round.file_int4 import MOST_BITS
 from qat_round.intake.graph import Graph, Node, Origin, Part, Ref
 from qat_round.preserve import preserving
 from qat_round.quantizers import RoundingQuantizer
@@ -190,7 +191,8 @@ def _calls_by_part(graph: Graph) -> Mapping[str, list[tuple[str, Node]]]:
 
 def _weight(weight: Weight, spec: TensorSpec) -> RoundingQuantizer:
     settings: dict[str, Any] = _WEIGHTS | {"per_axis": weight.axis is not None} | spec.given()
-    if weight.as_constant and settings["bits"] != 8:
+    is_put_in = weight.becomes_int4 and settings["bits"] <= MOST_BITS
+    if weight.as_constant and settings["bits"] != 8 and not is_put_in:
         settings["per_axis"] = False  # only 8-bit integers are found again from a constant
     if settings["per_axis"]:
         axis = -1 if weight.axis is None else weight.axis

@@ -1,0 +1,85 @@
+"""Dense weights of 2 to 4 bits with a step for each channel, written into a converted file as INT4.
+
+TFLite's converter reads a grid for each channel only from convolutions; of a dense layer it sees
+numbers, and makes INT8 of them with steps of its own. LiteRT's kernel takes INT4 with a step for
+each channel all the same. So the integers, the steps and the bias are put in afterwards.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ._compat import tflite_schema
+
+MOST_BITS = 4
+
+
+class Levels(NamedTuple):
+    """A dense layer's weights as the model has them.
+
+    Args:
+        whole: in steps, (outputs, inputs) as in the file.
+        steps: (outputs,).
+        bias: in real units, (outputs,), or None.
+    """
+
+    whole: np.ndarray
+    steps: np.ndarray
+    bias: Any
+
+
+def put_in(file: Any, x: Any, w: Any, b: Any, layers: list[Levels]) -> bool:
+    """Makes INT4 of an operator's INT8 weights, if they are those of one of the layers.
+
+    Args:
+        file: the flatbuffer.
+        x, w, b: the operator's input, weights and bias (or None), as tensors of the file.
+        layers: the model's.
+
+    Returns:
+        Whether it did.
+    """
+    types = tflite_schema().TensorType
+    if w.type != types.INT8:
+        return False
+    found = [layer for layer in layers if _is_near(file, w, layer)]
+    if len(found) != 1:
+        return False
+    layer = found[0]
+    w.type, buffer = types.INT4, file.buffers[w.buffer]
+    buffer.data = packed(layer.whole)
+    grid = w.quantization
+    grid.scale, grid.quantizedDimension = layer.steps.astype(np.float32), 0
+    grid.zeroPoint = np.zeros(layer.steps.size, np.int64)
+    if b is not None:
+        steps = np.float32(x.quantization.scale[0]) * grid.scale
+        bias = np.zeros_like(steps) if layer.bias is None else np.asarray(layer.bias, np.float32)
+        whole = np.round(np.divide(bias, steps, out=np.zeros_like(steps), where=steps > 0.0))
+        b.quantization.scale = steps
+        b.quantization.zeroPoint = np.zeros(steps.size, np.int64)
+        file.buffers[b.buffer].data = np.frombuffer(whole.astype(np.int32).tobytes(), np.uint8)
+    return True
+
+
+def packed(whole: np.ndarray) -> np.ndarray:
+    """Integers of -8..7 as bytes, two in each, the first in the lower half.
+
+    Example:
+        >>> packed(np.array([1, -1, 7])).tolist()
+        [241, 7]
+    """
+    halves = whole.astype(np.int8).ravel().view(np.uint8) & 15
+    halves = np.pad(halves, (0, halves.size % 2))
+    return halves[::2] | (halves[1::2] << 4)
+
+
+def _is_near(file: Any, w: Any, layer: Levels) -> bool:
+    """Whether the file's weights are the layer's, but for the converter's rounding."""
+    if tuple(w.shape) != layer.whole.shape:
+        return False
+    given = np.asarray(file.buffers[w.buffer].data, np.uint8).view(np.int8).reshape(w.shape)
+    scale = np.asarray(w.quantization.scale, np.float64).reshape(-1, 1)
+    error = np.abs(given * scale - layer.whole * layer.steps.reshape(-1, 1))
+    return bool(np.all(error <= 0.51 * scale))
