@@ -5,8 +5,8 @@ float32 (below 2^24), so that what a kernel accumulates is computed here without
 once, by the very arithmetic of the kernel (XNNPACK's, which TFLite runs by default):
 
     convolution, dense, product:  round_half_even(accumulator * (step_in step_w / step_out))
-    another grid:                 (a m + 128) >> 8,              m = 256 step_a / step_out
-    sum of two:                   (a m_a + b m_b + half) >> shift,   m in 21 bits
+    another grid, leaky ReLU:     (a m + 128) >> 8,              m = 256 step_a / step_out
+    sum, difference of two:                  (a m_a + b m_b + half) >> shift,   m in 21 bits
 """
 
 from __future__ import annotations
@@ -96,6 +96,20 @@ class Moved(NamedTuple):
         return tf.floor((self.of.values * factor + 128.0) / 256.0)
 
 
+class Leaky(NamedTuple):
+    """A leaky ReLU, not rounded yet: as `Moved`, with a factor of its own below zero."""
+
+    of: Ints
+    slope: float
+
+    def levels(self, step: tf.Tensor) -> tf.Tensor:
+        """The tensor as whole numbers of a step."""
+        ratio = self.of.step / step
+        above, below = tf.round(256.0 * ratio), tf.round(256.0 * (ratio * self.slope))
+        factor = tf.where(self.of.values >= 0.0, above, below)
+        return tf.floor((self.of.values * factor + 128.0) / 256.0)
+
+
 class Clipped(NamedTuple):
     """Sums held between 0 and a number (None: open), by a ReLU that is part of the operator."""
 
@@ -108,7 +122,7 @@ class Clipped(NamedTuple):
         return levels if self.high is None else tf.minimum(levels, tf.round(self.high / step))
 
 
-Pending = Sums | Pair | Moved | Clipped
+Pending = Sums | Pair | Moved | Leaky | Clipped
 
 
 def product(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:

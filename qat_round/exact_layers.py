@@ -7,7 +7,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from ._compat import keras, tf
-from .exact import Clipped, Ints, Moved, Pair, Sums, note_pending, noted_ints, noted_pending
+from .exact import (
+    Clipped,
+    Ints,
+    Leaky,
+    Moved,
+    Pair,
+    Sums,
+    note_pending,
+    noted_ints,
+    noted_pending,
+)
 from .grids import GridClip, norm_constants
 from .notes import noted_grid
 
@@ -21,6 +31,9 @@ _KERNELS = {
     _L.DepthwiseConv2D: "depthwise_kernel",
     _L.Dense: "kernel",
 }
+
+AFFINES: set[type] = set()
+"""Layers that have a `scale` or an `offset` of constants; the room that owns them adds them."""
 
 
 def compute(wrapper: Any, inputs: Any) -> Any:
@@ -38,9 +51,12 @@ def compute(wrapper: Any, inputs: Any) -> Any:
         return _normed(layer, inputs)
     if isinstance(layer, (_L.ReLU, GridClip)) or _is_relu(layer):
         return _clipped(layer, inputs)
-    if type(layer) in (_L.Add, _L.Multiply):
+    if type(layer) in (_L.Add, _L.Multiply, _L.Subtract):
         return _joined(layer, inputs)
-    return None
+    if type(layer) is _L.LeakyReLU:
+        x = ints_of(inputs)
+        return x and note_pending(layer.call(inputs), Leaky(x, float(layer.alpha)))
+    return _against_a_number(wrapper, inputs) if type(layer) in AFFINES else None
 
 
 def _is_relu(layer: Any) -> bool:
@@ -137,7 +153,26 @@ def _joined(layer: Any, inputs: Any) -> Any:
     if len(inputs) != 2 or len(sides) != 2:
         return None
     a, b = sides
-    if type(layer) is _L.Add:
-        return note_pending(layer.call(inputs), Pair(a, b))
-    sums = Sums(a.values * b.values, a.step, b.step, None)
+    if type(layer) is _L.Multiply:
+        sums = Sums(a.values * b.values, a.step, b.step, None)
+        return note_pending(sums.real(), sums)
+    if type(layer) is _L.Subtract:
+        b = Ints(-b.values, b.step)
+    return note_pending(layer.call(inputs), Pair(a, b))
+
+
+def _against_a_number(wrapper: Any, inputs: Any) -> Any:
+    """A product or a sum with constants on one grid."""
+    layer, x = wrapper.layer, ints_of(inputs)
+    if x is None or len(wrapper._weight_vars) != 1:
+        return None
+    _, quantizer, state = wrapper._weight_vars[0]
+    step = tf.convert_to_tensor(quantizer.grid(state).step)
+    if step.shape.rank:
+        return None
+    is_product = layer.scale is not None
+    constant = tf.round((layer.scale if is_product else layer.offset) / step)
+    if not is_product:
+        return note_pending(layer.call(inputs), Pair(x, Ints(constant, step)))
+    sums = Sums(x.values * constant, x.step, step, None)
     return note_pending(sums.real(), sums)

@@ -311,7 +311,8 @@ class GridWrapper(RoundingWrapper):
         if kind == KEEPS:
             return tf.nest.map_structure(lambda y: note_grid(y, noted_grid(inputs)), outputs)
         if kind == AVERAGES:
-            return on_noted_grid(outputs, noted_grid(inputs), training)
+            up = isinstance(self.layer, (_L.UpSampling2D, _L.Resizing))
+            return on_noted_grid(outputs, noted_grid(inputs), training, up)
         if kind != OWN:
             return outputs
         return _quantized(
