@@ -6,6 +6,7 @@ once, by the very arithmetic of the kernel (XNNPACK's, which TFLite runs by defa
 
     convolution, dense, product:  round_half_even(accumulator * (step_in step_w / step_out))
     another grid, leaky ReLU:     (a m + 128) >> 8,              m = 256 step_a / step_out
+    transposed conv., matrices:   the same product in 31 bits, rounded twice (gemmlowp's way)
     sum, difference of two:                  (a m_a + b m_b + half) >> shift,   m in 21 bits
 """
 
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 
 from ._compat import tf
 
-_INTS, _PENDING = "_qat_round_ints", "_qat_round_pending"
+_INTS, _PENDING, _FUSED = "_qat_round_ints", "_qat_round_pending", "_qat_round_fused"
 
 
 class Ints(NamedTuple):
@@ -38,12 +39,14 @@ class Sums(NamedTuple):
         step_in: the input's step, ().
         step_w: the other factor's, () or (channels,).
         bias: what is added, in real units, or None.
+        twice: whether the kernel rounds twice, as TFLite's own do.
     """
 
     acc: tf.Tensor
     step_in: tf.Tensor
     step_w: tf.Tensor
     bias: Any
+    twice: bool = False
 
     def real(self) -> tf.Tensor:
         """The sums in real units, with the bias on its grid."""
@@ -54,6 +57,8 @@ class Sums(NamedTuple):
         """The sums as whole numbers of a step."""
         unit = product(self.step_in, self.step_w)
         acc = self.acc if self.bias is None else self.acc + self._bias(unit)
+        if self.twice:
+            return twice_rounded(acc, self.step_in, self.step_w, step)
         return tf.round(acc * (unit / step))
 
     def _bias(self, step: tf.Tensor) -> tf.Tensor:
@@ -64,7 +69,35 @@ class Sums(NamedTuple):
         bias = beta - mean * factor
         bias = bias if self.bias is None else bias + self.bias * factor
         step = product(self.step_w, tf.abs(factor))
-        return Sums(self.acc * tf.sign(factor), self.step_in, step, bias)
+        return self._replace(acc=self.acc * tf.sign(factor), step_w=step, bias=bias)
+
+
+def twice_rounded(
+    acc: tf.Tensor, step_in: tf.Tensor, step_w: tf.Tensor, step_out: tf.Tensor
+) -> tf.Tensor:
+    """Whole numbers times step_in step_w / step_out, as gemmlowp multiplies.
+
+    The factor is q 2^(e - 31) with q of 31 bits. The product with q is rounded to a whole number
+    of 2^31, halves up; what that gives is rounded to one of 2^-e, halves away from zero.
+    """
+    a, b, out = (tf.cast(step, tf.float64) for step in (step_in, step_w, step_out))
+    factor = a * b / out
+    exponent = tf.floor(tf.math.log(factor) / tf.cast(tf.math.log(2.0), tf.float64)) + 1.0
+    exponent += tf.cast(factor * 2.0**-exponent >= 1.0, tf.float64)
+    exponent -= tf.cast(factor * 2.0**-exponent < 0.5, tf.float64)
+    multiplier = tf.cast(tf.floor(factor * 2.0 ** (31.0 - exponent) + 0.5), tf.int64)
+    left = tf.cast(2.0 ** tf.maximum(exponent, 0.0), tf.int64)
+    right = tf.cast(tf.maximum(-exponent, 0.0), tf.int64)
+    high = _over(tf.cast(acc, tf.int64) * left * multiplier + 2**30, tf.constant(31, tf.int64))
+    half = tf.bitwise.left_shift(tf.ones_like(right), right) // 2
+    return tf.cast(
+        _over(high + half - tf.cast((high < 0) & (half > 0), tf.int64), right), tf.float32
+    )
+
+
+def _over(numbers: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
+    """Whole numbers over 2^bits, rounded down."""
+    return tf.bitwise.right_shift(numbers, bits + tf.zeros_like(numbers))
 
 
 class Pair(NamedTuple):
@@ -154,6 +187,17 @@ def note_pending(tensor: Any, pending: Pending | None) -> Any:
 def noted_pending(tensor: Any) -> Pending | None:
     """What a tensor is before it is rounded, if that was noted."""
     return getattr(tensor, _PENDING, None)
+
+
+def note_fused(tensor: Any, sums: Sums) -> Any:
+    """The tensor, with a note of the sums that the file computes anew for a ReLU behind it."""
+    setattr(tensor, _FUSED, sums)
+    return tensor
+
+
+def noted_fused(tensor: Any) -> Sums | None:
+    """The sums that a ReLU behind a tensor is computed from, if not from the tensor."""
+    return getattr(tensor, _FUSED, None)
 
 
 def rounded(pending: Pending, grid: Any) -> tf.Tensor:

@@ -14,7 +14,9 @@ from .exact import (
     Moved,
     Pair,
     Sums,
+    note_fused,
     note_pending,
+    noted_fused,
     noted_ints,
     noted_pending,
 )
@@ -34,6 +36,11 @@ _KERNELS = {
 
 AFFINES: set[type] = set()
 """Layers that have a `scale` or an `offset` of constants; the room that owns them adds them."""
+
+PRODUCTS: set[type] = {_L.Dot}
+"""Layers that multiply two tensors and add up; the room that owns others adds them."""
+
+_TWICE = (_L.Conv1DTranspose, _L.Conv2DTranspose)
 
 
 def compute(wrapper: Any, inputs: Any) -> Any:
@@ -56,6 +63,8 @@ def compute(wrapper: Any, inputs: Any) -> Any:
     if type(layer) is _L.LeakyReLU:
         x = ints_of(inputs)
         return x and note_pending(layer.call(inputs), Leaky(x, float(layer.alpha)))
+    if type(layer) in PRODUCTS:
+        return _multiplied(layer, inputs)
     return _against_a_number(wrapper, inputs) if type(layer) in AFFINES else None
 
 
@@ -65,7 +74,11 @@ def _is_relu(layer: Any) -> bool:
 
 def _clipped(layer: Any, inputs: Any) -> Any:
     """What a ReLU, or a clip to its grid's own ends, makes of sums."""
-    pending = noted_pending(inputs) if tf.is_tensor(inputs) else None
+    if not tf.is_tensor(inputs):
+        return None
+    pending = noted_pending(inputs)
+    if noted_grid(inputs) is not None and not isinstance(layer, GridClip):
+        pending = noted_fused(inputs)
     bent = getattr(layer, "negative_slope", 0.0) or getattr(layer, "threshold", 0.0)
     if not isinstance(pending, Sums | Pair) or bent:
         return None
@@ -73,6 +86,19 @@ def _clipped(layer: Any, inputs: Any) -> Any:
         high = getattr(layer, "max_value", None)
         pending = Clipped(pending, None if high is None else float(high))
     return note_pending(layer.call(inputs), pending)
+
+
+def with_sums(layer: Any, rounded: Any, exact: Any) -> Any:
+    """A dense layer's rounded output, with a note of the sums behind it.
+
+    A ReLU that reads a dense layer is made one operator with a copy of it, whoever else reads the
+    layer; so what the ReLU gets is not rounded before.
+    """
+    sums = noted_pending(exact)
+    is_open = noted_grid(rounded) is None
+    if type(layer) is not _L.Dense or not isinstance(sums, Sums) or is_open:
+        return rounded
+    return note_fused(rounded, sums)
 
 
 def moved(x: Any) -> Any:
@@ -104,7 +130,7 @@ def _linear(wrapper: Any, inputs: Any, name: str) -> Any:
     with _as_sums(layer, name, kernel):
         acc = layer.call(x.values)
     bias = layer.bias if layer.use_bias else None
-    sums = Sums(acc, x.step, tf.convert_to_tensor(grid.step), bias)
+    sums = Sums(acc, x.step, tf.convert_to_tensor(grid.step), bias, isinstance(layer, _TWICE))
     is_relu = getattr(layer, "activation", None) is keras.activations.relu
     return note_pending(layer.activation(sums.real()), Clipped(sums) if is_relu else sums)
 
@@ -159,6 +185,16 @@ def _joined(layer: Any, inputs: Any) -> Any:
     if type(layer) is _L.Subtract:
         b = Ints(-b.values, b.step)
     return note_pending(layer.call(inputs), Pair(a, b))
+
+
+def _multiplied(layer: Any, inputs: Any) -> Any:
+    """Products of two tensors, added up by TFLite's own kernel."""
+    sides = [side for side in map(ints_of, inputs) if side is not None]
+    if len(sides) != 2 or getattr(layer, "normalize", False):
+        return None
+    a, b = sides
+    sums = Sums(layer.call([a.values, b.values]), a.step, b.step, None, twice=True)
+    return note_pending(sums.real(), sums)
 
 
 def _against_a_number(wrapper: Any, inputs: Any) -> Any:

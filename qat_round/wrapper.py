@@ -283,7 +283,8 @@ class GridWrapper(RoundingWrapper):
         whole = _is_inference(training) and not is_exporting()
         exact = exact_layers.compute(self, inputs) if whole else None
         if exact is not None:
-            return self._on_grid(exact, inputs, training)
+            settled = self._on_grid(exact, inputs, training)
+            return exact_layers.with_sums(self.layer, settled, exact)
         with _as_in_the_file(self, inputs, training) as settled:
             call = self.layer.call if self._weight_vars else self.layer
             outputs = call(settled, **kwargs)
