@@ -5,8 +5,9 @@ float32 (below 2^24), so that what a kernel accumulates is computed here without
 once, by the very arithmetic of the kernel (XNNPACK's, which TFLite runs by default):
 
     convolution, dense, product:  round_half_even(accumulator * (step_in step_w / step_out))
-    another grid:                 (a m + 128) >> 8,              m = 256 step_a / step_out
-    sum of two:                   (a m_a + b m_b + half) >> shift,   m in 21 bits
+    another grid, leaky ReLU:     (a m + 128) >> 8,              m = 256 step_a / step_out
+    transposed conv., matrices:   the same product in 31 bits, rounded twice (gemmlowp's way)
+    sum, difference of two:                  (a m_a + b m_b + half) >> shift,   m in 21 bits
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 from ._compat import tf
 from .fixed_point import scaled
 
-_INTS, _PENDING = "_qat_round_ints", "_qat_round_pending"
+_INTS, _PENDING, _FUSED = "_qat_round_ints", "_qat_round_pending", "_qat_round_fused"
 
 
 class Ints(NamedTuple):
@@ -71,7 +72,7 @@ class Sums(NamedTuple):
         bias = beta - mean * factor
         bias = bias if self.bias is None else bias + self.bias * factor
         step = product(self.step_w, tf.abs(factor))
-        return Sums(self.acc * tf.sign(factor), self.step_in, step, bias, self.ties)
+        return self._replace(acc=self.acc * tf.sign(factor), step_w=step, bias=bias)
 
 
 class Pair(NamedTuple):
@@ -103,6 +104,20 @@ class Moved(NamedTuple):
         return tf.floor((self.of.values * factor + 128.0) / 256.0)
 
 
+class Leaky(NamedTuple):
+    """A leaky ReLU, not rounded yet: as `Moved`, with a factor of its own below zero."""
+
+    of: Ints
+    slope: float
+
+    def levels(self, step: tf.Tensor) -> tf.Tensor:
+        """The tensor as whole numbers of a step."""
+        ratio = self.of.step / step
+        above, below = tf.round(256.0 * ratio), tf.round(256.0 * (ratio * self.slope))
+        factor = tf.where(self.of.values >= 0.0, above, below)
+        return tf.floor((self.of.values * factor + 128.0) / 256.0)
+
+
 class Clipped(NamedTuple):
     """Sums held between 0 and a number (None: open), by a ReLU that is part of the operator."""
 
@@ -115,7 +130,7 @@ class Clipped(NamedTuple):
         return levels if self.high is None else tf.minimum(levels, tf.round(self.high / step))
 
 
-Pending = Sums | Pair | Moved | Clipped
+Pending = Sums | Pair | Moved | Leaky | Clipped
 
 
 def product(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
@@ -147,6 +162,17 @@ def note_pending(tensor: Any, pending: Pending | None) -> Any:
 def noted_pending(tensor: Any) -> Pending | None:
     """What a tensor is before it is rounded, if that was noted."""
     return getattr(tensor, _PENDING, None)
+
+
+def note_fused(tensor: Any, sums: Sums) -> Any:
+    """The tensor, with a note of the sums that the file computes anew for a ReLU behind it."""
+    setattr(tensor, _FUSED, sums)
+    return tensor
+
+
+def noted_fused(tensor: Any) -> Sums | None:
+    """The sums that a ReLU behind a tensor is computed from, if not from the tensor."""
+    return getattr(tensor, _FUSED, None)
 
 
 def rounded(pending: Pending, grid: Any) -> tf.Tensor:

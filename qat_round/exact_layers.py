@@ -7,7 +7,19 @@ from collections.abc import Iterator
 from typing import Any
 
 from ._compat import keras, tf
-from .exact import Clipped, Ints, Moved, Pair, Sums, note_pending, noted_ints, noted_pending
+from .exact import (
+    Clipped,
+    Ints,
+    Leaky,
+    Moved,
+    Pair,
+    Sums,
+    note_fused,
+    note_pending,
+    noted_fused,
+    noted_ints,
+    noted_pending,
+)
 from .grids import GridClip, norm_constants
 from .notes import noted_grid
 
@@ -22,9 +34,16 @@ _KERNELS = {
     _L.Dense: "kernel",
 }
 
-_INT4_TIES = {_L.Conv1D: "up", _L.Conv2D: "up", _L.DepthwiseConv1D: "away"}
-_INT4_TIES |= {_L.DepthwiseConv2D: "away"}
-"""Which kernels that XNNPACK leaves to TFLite, where weights are INT4, round twice, and how."""
+AFFINES: set[type] = set()
+"""Layers that have a `scale` or an `offset` of constants; the room that owns them adds them."""
+
+PRODUCTS: set[type] = {_L.Dot}
+"""Layers that multiply two tensors and add up; the room that owns others adds them."""
+
+_TIES = dict.fromkeys((_L.Conv1DTranspose, _L.Conv2DTranspose), "away")
+_INT4_TIES = _TIES | dict.fromkeys((_L.Conv1D, _L.Conv2D), "up")
+_INT4_TIES |= dict.fromkeys((_L.DepthwiseConv1D, _L.DepthwiseConv2D), "away")
+"""Which kernels round twice, and how (see `fixed_point`): XNNPACK does not have them."""
 
 
 def compute(wrapper: Any, inputs: Any) -> Any:
@@ -42,9 +61,14 @@ def compute(wrapper: Any, inputs: Any) -> Any:
         return _normed(layer, inputs)
     if isinstance(layer, (_L.ReLU, GridClip)) or _is_relu(layer):
         return _clipped(layer, inputs)
-    if type(layer) in (_L.Add, _L.Multiply):
+    if type(layer) in (_L.Add, _L.Multiply, _L.Subtract):
         return _joined(layer, inputs)
-    return None
+    if type(layer) is _L.LeakyReLU:
+        x = ints_of(inputs)
+        return x and note_pending(layer.call(inputs), Leaky(x, float(layer.alpha)))
+    if type(layer) in PRODUCTS:
+        return _multiplied(layer, inputs)
+    return _against_a_number(wrapper, inputs) if type(layer) in AFFINES else None
 
 
 def _is_relu(layer: Any) -> bool:
@@ -53,7 +77,11 @@ def _is_relu(layer: Any) -> bool:
 
 def _clipped(layer: Any, inputs: Any) -> Any:
     """What a ReLU, or a clip to its grid's own ends, makes of sums."""
-    pending = noted_pending(inputs) if tf.is_tensor(inputs) else None
+    if not tf.is_tensor(inputs):
+        return None
+    pending = noted_pending(inputs)
+    if noted_grid(inputs) is not None and not isinstance(layer, GridClip):
+        pending = noted_fused(inputs)
     bent = getattr(layer, "negative_slope", 0.0) or getattr(layer, "threshold", 0.0)
     if not isinstance(pending, Sums | Pair) or bent:
         return None
@@ -61,6 +89,19 @@ def _clipped(layer: Any, inputs: Any) -> Any:
         high = getattr(layer, "max_value", None)
         pending = Clipped(pending, None if high is None else float(high))
     return note_pending(layer.call(inputs), pending)
+
+
+def with_sums(layer: Any, rounded: Any, exact: Any) -> Any:
+    """A dense layer's rounded output, with a note of the sums behind it.
+
+    A ReLU that reads a dense layer is made one operator with a copy of it, whoever else reads the
+    layer; so what the ReLU gets is not rounded before.
+    """
+    sums = noted_pending(exact)
+    is_open = noted_grid(rounded) is None
+    if type(layer) is not _L.Dense or not isinstance(sums, Sums) or is_open:
+        return rounded
+    return note_fused(rounded, sums)
 
 
 def moved(x: Any) -> Any:
@@ -92,7 +133,8 @@ def _linear(wrapper: Any, inputs: Any, name: str) -> Any:
     with _as_sums(layer, name, kernel):
         acc = layer.call(x.values)
     bias = layer.bias if layer.use_bias else None
-    ties = _INT4_TIES.get(type(layer), "") if quantizer.bits <= 4 else ""
+    table = _INT4_TIES if quantizer.bits <= 4 else _TIES
+    ties = next((table[cls] for cls in type(layer).__mro__ if cls in table), "")
     sums = Sums(acc, x.step, tf.convert_to_tensor(grid.step), bias, ties)
     is_relu = getattr(layer, "activation", None) is keras.activations.relu
     return note_pending(layer.activation(sums.real()), Clipped(sums) if is_relu else sums)
@@ -142,7 +184,36 @@ def _joined(layer: Any, inputs: Any) -> Any:
     if len(inputs) != 2 or len(sides) != 2:
         return None
     a, b = sides
-    if type(layer) is _L.Add:
-        return note_pending(layer.call(inputs), Pair(a, b))
-    sums = Sums(a.values * b.values, a.step, b.step, None)
+    if type(layer) is _L.Multiply:
+        sums = Sums(a.values * b.values, a.step, b.step, None)
+        return note_pending(sums.real(), sums)
+    if type(layer) is _L.Subtract:
+        b = Ints(-b.values, b.step)
+    return note_pending(layer.call(inputs), Pair(a, b))
+
+
+def _multiplied(layer: Any, inputs: Any) -> Any:
+    """Products of two tensors, added up by TFLite's own kernel."""
+    sides = [side for side in map(ints_of, inputs) if side is not None]
+    if len(sides) != 2 or getattr(layer, "normalize", False):
+        return None
+    a, b = sides
+    sums = Sums(layer.call([a.values, b.values]), a.step, b.step, None, ties="away")
+    return note_pending(sums.real(), sums)
+
+
+def _against_a_number(wrapper: Any, inputs: Any) -> Any:
+    """A product or a sum with constants on one grid."""
+    layer, x = wrapper.layer, ints_of(inputs)
+    if x is None or len(wrapper._weight_vars) != 1:
+        return None
+    _, quantizer, state = wrapper._weight_vars[0]
+    step = tf.convert_to_tensor(quantizer.grid(state).step)
+    if step.shape.rank:
+        return None
+    is_product = layer.scale is not None
+    constant = tf.round((layer.scale if is_product else layer.offset) / step)
+    if not is_product:
+        return note_pending(layer.call(inputs), Pair(x, Ints(constant, step)))
+    sums = Sums(x.values * constant, x.step, step, None)
     return note_pending(sums.real(), sums)

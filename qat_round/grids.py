@@ -12,11 +12,20 @@ from .quantizers import RoundingQuantizer, is_bypassed, quantize
 _TIE = 1e-4  # averages are multiples of 1/n apart; floats of them are this near, in steps
 
 
-def on_noted_grid(y: tf.Tensor, grid: GridNote | None, training: Any) -> tf.Tensor:
-    """An average of values on a grid, on the same grid; y itself where no grid is known."""
+def on_noted_grid(
+    y: tf.Tensor, grid: GridNote | None, training: Any, up: bool = False
+) -> tf.Tensor:
+    """An average of values on a grid, on the same grid; y itself where no grid is known.
+
+    Args:
+        y: the average.
+        grid: of the values.
+        training: as everywhere.
+        up: whether halves go up at inference, as in resizing, and not away from zero.
+    """
     if grid is None:
         return y
-    average = AverageQuantizer(grid.quantizer)
+    average = AverageQuantizer(grid.quantizer, up)
     return quantize(average, y, training, grid.weights)
 
 
@@ -30,12 +39,13 @@ class AverageQuantizer:
 
     Args:
         owner: the quantizer whose grid it is; it alone keeps the range.
+        up: whether halves go up instead.
     """
 
     per_axis = False
 
-    def __init__(self, owner: RoundingQuantizer):
-        self.owner = owner
+    def __init__(self, owner: RoundingQuantizer, up: bool = False):
+        self.owner, self.up = owner, up
         self.measure, self.bypassed, self.grid = owner.measure, owner.bypassed, owner.grid
 
     def train(self, x: tf.Tensor, weights: dict[str, Any]) -> tf.Tensor:
@@ -47,7 +57,7 @@ class AverageQuantizer:
         """x on the owner's grid, as the kernel rounds."""
         exact, grid = tf.cast(x, tf.float32), self.grid(weights)
         if not is_exporting():
-            exact = _half_away(exact, grid)
+            exact = (_half_up if self.up else _half_away)(exact, grid)
         return tf.cast(native_fake_quant(exact, grid), x.dtype)
 
 
@@ -56,6 +66,10 @@ def _half_away(y: tf.Tensor, grid: Any) -> tf.Tensor:
     signed = y / grid.step + (grid.zero_point - middle)
     whole = tf.sign(signed) * tf.floor(tf.abs(signed) + (0.5 + _TIE))
     return (whole - (grid.zero_point - middle)) * grid.step
+
+
+def _half_up(y: tf.Tensor, grid: Any) -> tf.Tensor:
+    return tf.floor(y / grid.step + (0.5 + _TIE)) * grid.step
 
 
 @keras.utils.register_keras_serializable(package="qat_round")

@@ -283,7 +283,8 @@ class GridWrapper(RoundingWrapper):
         whole = _is_inference(training) and not is_exporting()
         exact = exact_layers.compute(self, inputs) if whole else None
         if exact is not None:
-            return self._on_grid(exact, inputs, training)
+            settled = self._on_grid(exact, inputs, training)
+            return exact_layers.with_sums(self.layer, settled, exact)
         with _as_in_the_file(self, inputs, training) as settled:
             call = self.layer.call if self._weight_vars else self.layer
             outputs = call(settled, **kwargs)
@@ -311,7 +312,8 @@ class GridWrapper(RoundingWrapper):
         if kind == KEEPS:
             return tf.nest.map_structure(lambda y: note_grid(y, noted_grid(inputs)), outputs)
         if kind == AVERAGES:
-            return on_noted_grid(outputs, noted_grid(inputs), training)
+            up = isinstance(self.layer, (_L.UpSampling2D, _L.Resizing))
+            return on_noted_grid(outputs, noted_grid(inputs), training, up)
         if kind != OWN:
             return outputs
         return _quantized(

@@ -72,11 +72,6 @@ def test_weights_of_4_bits_are_stored_as_int4_on_the_trained_grid(four_bits):
     assert qr.verify_tflite(model, tflite, nets.vectors()).ok
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="TFLite's converter puts weights of 3, 5, 6 and 7 bits on its own grid of 4 or 8 bits, "
-    "which does not hold the trained values: (2^(bits-1) - 1) does not divide 7 or 127",
-)
 @pytest.mark.parametrize("bits", [3, 6])
 def test_weights_of_other_bits_keep_the_trained_grid(bits):
     model, tflite = with_bits(bits)

@@ -129,6 +129,23 @@ def test_in_front_of_a_concatenation_only_tensors_with_other_readers_are_quantiz
     assert planned.layers["both"].output is not None
 
 
+def test_what_a_pool_hands_to_a_concatenation_and_others_keeps_its_scale():
+    keras.utils.set_random_seed(3)
+    pixels = keras.Input((16, 16, 3))
+    x = layers.Conv2D(8, 3, use_bias=False)(pixels)
+    x = layers.ReLU()(layers.BatchNormalization(momentum=0.1)(x))
+    pooled = layers.MaxPooling2D(3, 2)(layers.ZeroPadding2D(1)(x))
+    x = layers.ReLU()(layers.BatchNormalization(momentum=0.1)(pooled))
+    x = layers.Concatenate()([pooled, layers.Conv2D(6, 3, padding="same")(x)])
+    averaged = layers.AveragePooling2D(2)(x)
+    x = layers.Concatenate()([averaged, layers.Conv2D(6, 2, strides=2)(x)])
+    data = images()
+    model = qr.quantize_model(settled(keras.Model(pixels, layers.Conv2D(5, 1)(x)), data))
+    qr.calibrate(model, data)
+    parity = qr.verify_tflite(model, qr.export_tflite(model), data)
+    assert parity.outputs[0].same == 1.0
+
+
 def test_pooling_keeps_its_inputs_grid():
     x = keras.Input((8, 8, 3))
     y = layers.MaxPooling2D(name="largest")(layers.Conv2D(4, 3)(x))

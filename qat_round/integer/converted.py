@@ -1,4 +1,4 @@
-"""Layers in the form in which TFLite's converter finds their bias.
+"""Layers in the form in which TFLite's converter finds their bias, and needs no more operators.
 
 The converter makes a bias part of its operator only where it directly follows it. Keras adds it
 behind the reshaping of a dilated convolution's blocks, and of a sequence seen as an image; there
@@ -79,9 +79,26 @@ class StepConv1DTranspose(_L.Conv1DTranspose):  # type: ignore[misc, name-define
         return tf.squeeze(y if self.activation is None else self.activation(y), [1])
 
 
+@keras.utils.register_keras_serializable(package="qat_round")
+class FixedReshape(_L.Reshape):  # type: ignore[misc, name-defined]
+    """A reshape by constants alone: Keras's reads the batch's size, which is six operators more."""
+
+    def call(self, inputs: Any) -> Any:
+        if not is_exporting():
+            return super().call(inputs)
+        sizes = self.compute_output_shape(inputs.shape).as_list()[1:]
+        if None in sizes:
+            return super().call(inputs)
+        result = tf.reshape(inputs, [-1, *sizes])
+        result.set_shape([inputs.shape[0], *sizes])
+        return result
+
+
 def for_converter(part: Part) -> Part:
-    """The part, of a class whose bias the converter finds."""
+    """The part, of a class whose bias the converter finds and that needs no sizes at run time."""
     cls, config = part.cls, part.config
+    if cls is _L.Reshape:
+        return dataclasses.replace(part, cls=FixedReshape)
     rates = tuple(config.get("dilation_rate", ())) if cls in _DILATED else ()
     if set(rates) - {1}:
         return dataclasses.replace(part, cls=_DILATED[cls])

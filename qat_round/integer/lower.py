@@ -17,6 +17,7 @@ from qat_round.intake.patterns import affine_constants, merge_affines
 from qat_round.intake.split import split_separables
 
 from .flat_dense import dense_on_steps
+from .held_apart import moved_apart
 from .kinds import kind_of
 from .masks import READERS
 from .rules import apply_rules
@@ -191,5 +192,6 @@ LOWERINGS: tuple[Callable[..., Graph], ...] = (
     affines_into_hosts,
     affines_as_depthwise,
     dense_on_steps,
+    moved_apart,
 )
 """In this order; each leaves the inference outputs equal."""
