@@ -98,8 +98,9 @@ def in_file(model: keras.Model, data: Data) -> dict[str, Any]:
     with qr.lifted(model):
         report = qr.verify_tflite(model, tflite, data.test)
     runner = Runner(TFLiteFile(tflite))
-    name = next(iter(runner.inputs))
-    logits = np.concatenate([runner({name: data.test[i : i + 250]})[0] for i in range(0, len(data.test), 250)])
+    (name,) = runner.inputs
+    parts = [runner({name: data.test[at : at + 250]})[0] for at in range(0, len(data.test), 250)]
+    logits = np.concatenate(parts)
     return {
         "file": percent(logits, data),
         "bytes": len(tflite),

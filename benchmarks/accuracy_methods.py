@@ -100,7 +100,7 @@ def _ablation(name: str) -> dict[str, Method]:
 
 SUITES: dict[str, dict[str, Method]] = {
     "recipes": {name: recipe(name) for name in BITS}
-    | {f"{name} distilled": recipe(name, distil=True) for name in BITS},
+    | {f"{name} distilled": recipe(name, distil=True) for name in ("w2a4", "w2a2")},
     "rounders": _rounders("w2a2"),
     "seed_methods": _seed_methods("w4a4"),
     "ablation": _ablation("w4a4") | _ablation("w2a2"),

@@ -80,7 +80,9 @@ def calibrate(
             f"calibrate: percentile={percentile} has to be above 50 and at most 100, in percent."
         )
     tensors = [tensor for tensor in quantized_tensors(model) if tensor.is_ours]
-    inputs = _with_progress(batches(model, data, batch_size, "calibrate"), data, batch_size, verbose)
+    inputs = _with_progress(
+        batches(model, data, batch_size, "calibrate"), data, batch_size, verbose
+    )
     if method == "minmax":
         ends: Any = _least_and_greatest(model, inputs)
     else:

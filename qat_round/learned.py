@@ -108,7 +108,9 @@ class Learned(_Growing):
     ) -> tf.Tensor:
         """x on the grid, with gradients for the ends."""
         grid = _scaled_gradients(grid_over(*ends), x)
-        if self.zero_point:  # the grid's lower end is nudged to a whole zero point: straight through
+        if (
+            self.zero_point
+        ):  # the grid's lower end is nudged to a whole zero point: straight through
             grid = grid._replace(nudged_lo=ends[0] + tf.stop_gradient(grid.nudged_lo - ends[0]))
         return fake_quant_learned(x, grid, rounder, **state)
 
@@ -168,7 +170,9 @@ class Pact(_Growing):
         """x on the grid, with a gradient for the upper end from what is above it."""
         lo, hi = ends
         y = fake_quant(x, grid_over(tf.stop_gradient(lo), tf.stop_gradient(hi)), rounder, **state)
-        return tf.where(x > tf.cast(hi, x.dtype), y + tf.cast(hi - tf.stop_gradient(hi), x.dtype), y)
+        return tf.where(
+            x > tf.cast(hi, x.dtype), y + tf.cast(hi - tf.stop_gradient(hi), x.dtype), y
+        )
 
     def _penalty(self, layer: Any, state: dict[str, Any]) -> tf.Tensor:
         return self.l2 * tf.reduce_sum(tf.square(state["growth"]))
@@ -211,9 +215,7 @@ def _with_gradient_times(x: tf.Tensor, factor: tf.Tensor) -> tuple[tf.Tensor, An
 def _check_positive(owner: Any, setting: str) -> None:
     value = real(getattr(owner, setting), owner, setting)
     object.__setattr__(owner, setting, value)
-    require(
-        0.0 < value < math.inf, owner, f"{setting}={value} has to be positive and finite."
-    )
+    require(0.0 < value < math.inf, owner, f"{setting}={value} has to be positive and finite.")
 
 
 def _trained(layer: Any, name: str, value: float, shape: tuple[int, ...]) -> tf.Variable:

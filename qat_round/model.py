@@ -92,9 +92,7 @@ def quantize_model(
     return _by_scheme(model, RoundingScheme(base_scheme, spec=spec, **settings))
 
 
-def _by_recipe(
-    recipe: Any, spec: Any, base_scheme: Any, settings: dict[str, Any]
-) -> ModelSpec:
+def _by_recipe(recipe: Any, spec: Any, base_scheme: Any, settings: dict[str, Any]) -> ModelSpec:
     extra = [name for name in settings if name != "overrides"]
     extra += [n for n, v in (("spec", spec), ("base_scheme", base_scheme)) if v is not None]
     if extra:

@@ -173,7 +173,12 @@ class RoundingQuantizer(Quantizer):
         if pending is not None and not self.per_axis and not is_exporting():
             return rounded(pending, self.grid(weights))
         exact, grid = tf.cast(self.joined(x), tf.float32), self.grid(weights)
-        if is_exporting() and self.symmetric and self.bits not in STORED_BITS and not self.as_constant:
+        if (
+            is_exporting()
+            and self.symmetric
+            and self.bits not in STORED_BITS
+            and not self.as_constant
+        ):
             exact, grid = constant_fake_quant(exact, grid), stored_grid(grid)
         on_grid = constant_fake_quant if self.as_constant else native_fake_quant
         return _shaped_as(x, tf.cast(on_grid(exact, grid), x.dtype))

@@ -257,9 +257,7 @@ class ModelSpec:
         items = items.items() if isinstance(items, Mapping) else items
         object.__setattr__(self, "overrides", tuple(_override(key, spec) for key, spec in items))
 
-    def for_layer(
-        self, name: str, class_names: Iterable[str], at_edge: bool = False
-    ) -> LayerSpec:
+    def for_layer(self, name: str, class_names: Iterable[str], at_edge: bool = False) -> LayerSpec:
         """The spec of one layer, from its name, its classes' names, and where it is."""
         base = self.default
         if at_edge and self.edges is not None:

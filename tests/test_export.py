@@ -68,7 +68,8 @@ def test_weights_of_4_bits_are_stored_as_int4_on_the_trained_grid(four_bits):
     weights = [file.tensors[op.inputs[1]] for op in file.operators]
     assert [tensor.type for tensor in weights] == ["INT4"] * 3
     ours = [t.scale_and_zero_point()[0] for t in quantized_tensors(model) if t.variable is not None]
-    np.testing.assert_allclose([float(t.scales[0]) for t in weights], ours, rtol=1e-6)
+    for tensor, steps in zip(weights, ours, strict=True):  # one for each channel
+        np.testing.assert_allclose(tensor.scales, steps, rtol=1e-6)
     assert qr.verify_tflite(model, tflite, nets.vectors()).ok
 
 

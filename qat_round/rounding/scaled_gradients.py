@@ -57,7 +57,9 @@ class ElementWiseScaling(Rounder):
 
     @property
     def exempt(self) -> Mapping[str, str]:
-        return {"gradient": "it depends on the sign of the incoming gradient: no curve's derivative"}
+        return {
+            "gradient": "it depends on the sign of the incoming gradient: no curve's derivative"
+        }
 
     def soft(self, x: tf.Tensor) -> tf.Tensor:
         return hard_round(x)

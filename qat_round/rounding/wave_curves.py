@@ -109,9 +109,7 @@ class SineRound(Rounder):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "iterations", whole(self.iterations, self, "iterations", least=1))
-        require(
-            0.0 <= self.identity <= 1.0, self, f"identity={self.identity} has to be in 0..1."
-        )
+        require(0.0 <= self.identity <= 1.0, self, f"identity={self.identity} has to be in 0..1.")
 
     def soft(self, x: tf.Tensor) -> tf.Tensor:
         n, r = nearest_and_rest(x)
