@@ -9,8 +9,10 @@ print(qr.verify_tflite(q, "model.tflite", x_test).table())
 """
 
 from . import _compat, ranges, schedules, testing
+from .adaround import adaround
 from .adopt import adopt
 from .affine import Grid, fake_quant, grid_from_range
+from .bakeoff import RounderComparison, compare_rounders
 from .batch_norm import reestimate_batch_norm
 from .calibrate import calibrate
 from .callbacks import Anneal, knobs
@@ -22,7 +24,9 @@ from .export import export_tflite
 from .intake import write_back
 from .integer.custom import register_layer
 from .lift import lifted
+from .lower_bits import LowerBits
 from .model import annotate_layer, annotate_model, load_model, quantize_apply, quantize_model
+from .oscillation import Dampening, FreezeOscillating, OscillationMonitor
 from .parity import OutputParity, Parity
 from .quantizers import RoundingQuantizer
 from .recipes import recipes
@@ -47,6 +51,7 @@ from .rounding import (
     round,  # noqa: A004
 )
 from .scheme import RoundingScheme
+from .search_bits import BitSearch, search_bits
 from .spec import FLOAT, LayerSpec, ModelSpec, TensorSpec
 from .statistics import Interval, paired_difference
 from .tensors import summary
@@ -55,61 +60,70 @@ from .verify import verify_tflite
 __version__ = "0.1.0"
 
 __all__ = [
+    "adaround",
+    "adopt",
     "Anneal",
+    "annotate_layer",
+    "annotate_model",
+    "BitSearch",
+    "calibrate",
+    "compare_layers",
+    "compare_rounders",
     "Coverage",
+    "coverage",
+    "Dampening",
     "Distiller",
     "ElementWiseScaling",
     "ExpectedRound",
     "ExpectedThresholdRound",
-    "FLOAT",
-    "FourierRound",
-    "Grid",
-    "Interval",
-    "LayerCoverage",
-    "LayerComparison",
-    "LayerSpec",
-    "LearnedTanhRound",
-    "MixRound",
-    "ModelSpec",
-    "OutputParity",
-    "Parity",
-    "RampRound",
-    "Rounder",
-    "RoundingConfig",
-    "RoundingQuantizer",
-    "RoundingScheme",
-    "SigmoidRound",
-    "SineRound",
-    "StochasticRound",
-    "StraightThrough",
-    "TanhRound",
-    "TensorSpec",
-    "adopt",
-    "annotate_layer",
-    "annotate_model",
-    "calibrate",
-    "coverage",
-    "compare_layers",
     "export_tflite",
     "fake_quant",
+    "FLOAT",
+    "FourierRound",
+    "FreezeOscillating",
     "get",
+    "Grid",
     "grid_from_range",
+    "Interval",
     "knobs",
+    "LayerComparison",
+    "LayerCoverage",
+    "LayerSpec",
+    "LearnedTanhRound",
     "lifted",
     "load_model",
+    "LowerBits",
     "mix",
+    "MixRound",
+    "ModelSpec",
     "names",
+    "OscillationMonitor",
+    "OutputParity",
     "paired_difference",
+    "Parity",
     "quantize_apply",
     "quantize_model",
+    "RampRound",
     "ranges",
     "recipes",
     "reestimate_batch_norm",
     "register",
     "register_layer",
     "round",
+    "Rounder",
+    "RounderComparison",
+    "RoundingConfig",
+    "RoundingQuantizer",
+    "RoundingScheme",
     "schedules",
+    "search_bits",
+    "SigmoidRound",
+    "SineRound",
+    "StochasticRound",
+    "StraightThrough",
     "summary",
+    "TanhRound",
+    "TensorSpec",
     "testing",
     "verify_tflite",
     "write_back",

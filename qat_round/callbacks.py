@@ -65,10 +65,11 @@ class Anneal(keras.callbacks.Callback):
         self._tensors: list[QuantizedTensor] = []
 
     def on_train_begin(self, logs: Any = None) -> None:
-        annealed = [t for t in quantized_tensors(self.model) if self.knob in _of(t)]
+        model = getattr(self.model, "student", self.model)  # of a qr.Distiller
+        annealed = [t for t in quantized_tensors(model) if self.knob in _of(t)]
         self._tensors = [t for t in annealed if _named(t.layer, self.layers)]
         if not self._tensors:
-            raise ValueError(_nothing_to_anneal(self.model, self.knob, self.layers))
+            raise ValueError(_nothing_to_anneal(model, self.knob, self.layers))
         self._set()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:

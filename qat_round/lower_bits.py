@@ -1,0 +1,83 @@
+"""Bits that go down while a model trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ._compat import keras
+from .affine import check_bits
+from .calibrate import calibrate, weight_ends
+from .learned import Learned, Pact
+from .tensors import QuantizedTensor, quantized_tensors, require_quantized
+
+
+class LowerBits(keras.callbacks.Callback):
+    """Takes bits away at the start of given epochs, and finds the ranges anew.
+
+    Quantize with the bits that the model is to end with; the callback raises them to what the plan
+    says for the epochs before. Each change finds ranges of least squared error, of weights from
+    themselves, of activations from `data`, and traces the training step anew (seconds). Inputs,
+    outputs and whatever else has 8 bits or more are left alone.
+
+    Args:
+        plan: {epoch: (weight bits, activation bits)}; the last should be the model's own.
+        data: some hundred inputs, as `qr.calibrate` takes them, to be read at each change: no
+            generator.
+
+    Raises:
+        ValueError: for an empty plan, or bits outside of 2..16.
+
+    Example:
+        >>> LowerBits({0: (4, 4), 3: (2, 2)}, data=None).plan[3]
+        (2, 2)
+
+    Source: weights before activations, step by step: Zhuang et al. 2018, arXiv:1711.00205.
+    """
+
+    def __init__(self, plan: Mapping[int, tuple[int, int]], data: Any):
+        super().__init__()
+        if not plan:
+            raise ValueError("LowerBits: the plan is empty; give {epoch: (weights, activations)}.")
+        self.plan = {int(e): (check_bits(w), check_bits(a)) for e, (w, a) in plan.items()}
+        self.data = data
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        model = getattr(self.model, "student", self.model)
+        require_quantized(model, "LowerBits")
+        self._few = [t for t in quantized_tensors(model) if t.is_ours and t.bits < 8]
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if epoch in self.plan:
+            self._go_to(*self.plan[epoch])
+
+    def _go_to(self, weight_bits: int, activation_bits: int) -> None:
+        model = getattr(self.model, "student", self.model)
+        kept = {id(t.weights["min_var"]): _state(t) for t in self._others(model)}
+        for tensor in self._few:
+            is_weight = tensor.variable is not None
+            tensor.quantizer.bits = weight_bits if is_weight else activation_bits
+        calibrate(model, self.data, method="mse", verbose=0)
+        for tensor in self._others(model):
+            for variable, value in zip(_variables(tensor), kept[id(tensor.weights["min_var"])]):
+                variable.assign(value)
+        for tensor in self._few:
+            if tensor.variable is not None and isinstance(tensor.quantizer.range, Learned | Pact):
+                ends = weight_ends(tensor.quantizer, tensor.variable)
+                tensor.quantizer.set_range(tensor.weights, ends)
+        self.model.make_train_function(force=True)
+        self.model.test_function = self.model.predict_function = None
+        model.test_function = model.predict_function = None
+
+    def _others(self, model: Any) -> list[QuantizedTensor]:
+        few = {id(t.weights["min_var"]) for t in self._few}
+        found = [t for t in quantized_tensors(model) if t.is_ours]
+        return [t for t in found if id(t.weights["min_var"]) not in few]
+
+
+def _variables(tensor: QuantizedTensor) -> list[Any]:
+    return [v for v in tensor.weights.values() if hasattr(v, "assign")]
+
+
+def _state(tensor: QuantizedTensor) -> list[Any]:
+    return [v.numpy() for v in _variables(tensor)]
