@@ -92,6 +92,8 @@ def percent(logits: np.ndarray, data: Data) -> float:
 
 def in_file(model: keras.Model, data: Data) -> dict[str, Any]:
     """Accuracy, bytes and furthest logit (in output steps) of the `.tflite`, lifted if need be."""
+    with qr.lifted(model):  # finer levels shift the means: their own statistics
+        qr.reestimate_batch_norm(model, data.train)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that activations are lifted
         tflite = qr.export_tflite(model, io="int8", lift_activations=True)

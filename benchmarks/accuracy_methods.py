@@ -102,6 +102,7 @@ SUITES: dict[str, dict[str, Method]] = {
     "recipes": {name: recipe(name) for name in BITS}
     | {f"{name} distilled": recipe(name, distil=True) for name in ("w2a4", "w2a2")},
     "rounders": _rounders("w2a2"),
+    "w2a4_rounders": _rounders("w2a4"),
     "seed_methods": _seed_methods("w4a4"),
     "ablation": _ablation("w4a4") | _ablation("w2a2"),
 }

@@ -25,8 +25,8 @@ inputs classified rightly, mean +- standard deviation over the seeds.
 
 - exact: with `training=False`, after `qr.reestimate_batch_norm` over the training set; as trained:
   before it; lowest: the worst seed of exact.
-- file: the int8-activation `.tflite` in the interpreter (activations below 8 bits lifted); bytes:
-  its size; steps: its furthest logit from the Keras model so lifted, in output steps, all seeds.
+- file: the int8-activation `.tflite` in the interpreter (activations below 8 bits lifted, and
+  batch-norm statistics re-estimated in `with qr.lifted(model)`); bytes: its size; steps: its furthest logit from the Keras model so lifted, in output steps, all seeds.
 - Differences are paired by seed; with few seeds an interval is wide, and one that holds 0 says that
   there is no difference beyond the seeds.
 """
@@ -34,7 +34,9 @@ inputs classified rightly, mean +- standard deviation over the seeds.
 
 def write_tables(log: pathlib.Path, path: pathlib.Path) -> None:
     """Writes the Markdown page of all runs in a log."""
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    every = [json.loads(line) for line in log.read_text().splitlines()]
+    keys = ("data", "net", "method", "seed")
+    rows = list({tuple(row[key] for key in keys): row for row in every}.values())  # the last counts
     lines = [INTRODUCTION, f"Machine: {machine()}. Versions: {versions()}.", ""]
     for data, net in sorted({(row["data"], row["net"]) for row in rows}):
         mine = [row for row in rows if (row["data"], row["net"]) == (data, net)]

@@ -74,7 +74,7 @@ def _norms(model: Any) -> Iterator[Any]:
                 yield node.layer
 
 
-def _moments(prefix: Any, data: list[Any], axis: Any) -> tuple[np.ndarray, np.ndarray]:
+def _moments(prefix: Any, data: list[Any], axis: Any) -> tuple[Any, Any]:
     """Mean and variance of every channel of what a model gives, in float64."""
     kept = {a % prefix.output.shape.rank for a in ([axis] if isinstance(axis, int) else axis)}
     over = [a for a in range(prefix.output.shape.rank) if a not in kept]

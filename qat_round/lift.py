@@ -19,7 +19,12 @@ def lifted(model: Any) -> Iterator[Any]:
     in the file, which rounds to finer ones. So its accuracy is its own; compare it in here:
 
         with qr.lifted(model):
+            qr.reestimate_batch_norm(model, x_train)
+            tflite = qr.export_tflite(model, lift_activations=True)
             print(qr.verify_tflite(model, tflite, x_test).table())
+
+    The finer levels shift the means that batch norms see, so they want statistics of their own, which
+    then do not suit the coarse model any more (lift a copy, or re-estimate again for it).
 
     Call the model itself in here, not `model.predict` or `evaluate`, whose compiled functions may
     be older. Weights stay as they are.

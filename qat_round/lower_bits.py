@@ -52,7 +52,7 @@ class LowerBits(keras.callbacks.Callback):
             self._go_to(*self.plan[epoch])
 
     def _go_to(self, weight_bits: int, activation_bits: int) -> None:
-        model = getattr(self.model, "student", self.model)
+        model: Any = getattr(self.model, "student", self.model)
         kept = {id(t.weights["min_var"]): _state(t) for t in self._others(model)}
         for tensor in self._few:
             is_weight = tensor.variable is not None

@@ -162,6 +162,6 @@ def percentile_ends(histogram: Histogram, percentile: float) -> np.ndarray:
         return np.zeros(2)
     share = np.cumsum(counts) / counts.sum()
     cut = (1.0 - percentile / 100.0) / (2.0 if histogram.lo < 0.0 < histogram.hi else 1.0)
-    lo = values[min(np.searchsorted(share, cut), values.size - 1)]
-    hi = values[min(np.searchsorted(share, 1.0 - cut), values.size - 1)]
+    first, last = np.minimum(np.searchsorted(share, [cut, 1.0 - cut]), values.size - 1)
+    lo, hi = values[first], values[last]
     return np.array([min(lo, 0.0), max(hi, 0.0)])

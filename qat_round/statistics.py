@@ -19,13 +19,13 @@ class Interval(NamedTuple):
     Args:
         mean: of the differences.
         low, high: the interval's ends.
-        count: how many differences.
+        seeds: how many differences.
     """
 
     mean: float
     low: float
     high: float
-    count: int
+    seeds: int
 
     @property
     def verdict(self) -> str:
@@ -36,7 +36,7 @@ class Interval(NamedTuple):
 
     def __str__(self) -> str:
         ends = f"[{self.low:+.2f}, {self.high:+.2f}]"
-        return f"{self.mean:+.2f} {ends}, {self.count} seeds: {self.verdict}"
+        return f"{self.mean:+.2f} {ends}, {self.seeds} seeds: {self.verdict}"
 
 
 def paired_difference(differences: Sequence[float]) -> Interval:
