@@ -9,7 +9,7 @@ Adds each run to benchmarks/results/accuracy.jsonl as soon as it is done, leaves
 there already, and writes benchmarks/results/accuracy.md from all of them. Protocol: a float net of
 15 epochs (Adam 5e-3, cosine to 0, batch 64); its copy is quantized, calibrated on 512 inputs and
 trained for 8 epochs (Adam 1e-3, cosine to 0). Accuracy on the test split with training=False: as
-trained, and with exact batch-norm statistics. Where activations have 8 bits, in the interpreter too.
+trained, with exact batch-norm statistics, and of the file in the interpreter.
 """
 
 from __future__ import annotations

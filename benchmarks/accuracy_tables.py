@@ -26,7 +26,8 @@ inputs classified rightly, mean +- standard deviation over the seeds.
 - exact: with `training=False`, after `qr.reestimate_batch_norm` over the training set; as trained:
   before it; lowest: the worst seed of exact.
 - file: the int8-activation `.tflite` in the interpreter (activations below 8 bits lifted, and
-  batch-norm statistics re-estimated in `with qr.lifted(model)`); bytes: its size; steps: its furthest logit from the Keras model so lifted, in output steps, all seeds.
+  batch-norm statistics re-estimated in `with qr.lifted(model)`); bytes: its size;
+  steps: its furthest logit from the Keras model so lifted, in output steps, all seeds.
 - Differences are paired by seed; with few seeds an interval is wide, and one that holds 0 says that
   there is no difference beyond the seeds.
 """

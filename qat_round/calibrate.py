@@ -42,7 +42,7 @@ def calibrate(
         "mse"         that of the least squared error on its grid, found by search
         "entropy"     that of the least Kullback-Leibler divergence (activations)
 
-    Ranges of weights are found from the weights themselves, one for each channel where there is one:
+    Ranges of weights are found from the weights themselves, for each channel where they have one:
     by squared error under "mse", else from their ends. Below 8 bits use "mse".
 
     Args:
@@ -116,7 +116,7 @@ def _searched(
 
 
 def weight_ends(quantizer: RoundingQuantizer, variable: Any) -> np.ndarray:
-    """[lo, hi] of the least squared error for weights, for each channel if the grid has channels."""
+    """[lo, hi] of the least squared error for weights, for each channel that the grid has."""
     values = quantizer.joined(tf.convert_to_tensor(variable)).numpy().astype(np.float64)
     axis = quantizer.grid_axis
     channels = 1 if axis is None else values.shape[axis]

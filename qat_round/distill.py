@@ -63,6 +63,7 @@ class Distiller(keras.Model):
         self.from_logits = bool(from_logits)
         self.student = student
         self.teacher = teacher
+        self._total = keras.metrics.Mean(name="loss")
 
     @property
     def trainable_weights(self) -> list[Any]:
@@ -82,6 +83,11 @@ class Distiller(keras.Model):
         theirs = self.teacher(x, training=False)
         pairs = zip(tf.nest.flatten(theirs), tf.nest.flatten(y_pred), strict=True)
         soft = tf.add_n([self._soft_loss(a, b) for a, b in pairs])
+        loss = self._in_shares(soft, x, y, y_pred, sample_weight)
+        self._total.update_state(loss)
+        return loss
+
+    def _in_shares(self, soft: Any, x: Any, y: Any, y_pred: Any, sample_weight: Any) -> Any:
         if self.share == 1.0 or y is None:
             return self.share * soft + sum(self.losses)
         hard = super().compute_loss(x, y, y_pred, sample_weight)  # with the layers' own losses

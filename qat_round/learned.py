@@ -49,9 +49,10 @@ class Learned(_Growing):
         dL/dg  = s0 dL/ds / sqrt(n qmax) / s^2
     y = R(v) s + lo, summed over the n values of a batch that share the step; qmax is the highest
     level above 0. The division by s^2 makes a step of gradient descent on g the step that LSQ makes
-    on s, as long as g is near 1. Adam, which does not see the scale of gradients, moves s by `rate` times its learning
-    rate times s0 a step. g is held in 2^-10 .. 2^10, so that the step stays positive whatever the
-    learning rate; it can come back from there, and `qr.export_tflite` warns of such a range.
+    on s, as long as g is near 1. Adam, which does not see the scale of gradients, moves s by `rate`
+    times its learning rate times s0 a step. g is held in 2^-10 .. 2^10, so that the step stays
+    positive whatever the learning rate; it can come back from there, and `qr.export_tflite` warns
+    of such a range.
 
     Without calibration the first batch sets lo0 and hi0. A range that saw nothing but 0 waits for
     the first batch that has another value.

@@ -23,7 +23,7 @@ def lifted(model: Any) -> Iterator[Any]:
             tflite = qr.export_tflite(model, lift_activations=True)
             print(qr.verify_tflite(model, tflite, x_test).table())
 
-    The finer levels shift the means that batch norms see, so they want statistics of their own, which
+    The finer levels shift the means that batch norms see: they want statistics of their own, which
     then do not suit the coarse model any more (lift a copy, or re-estimate again for it).
 
     Call the model itself in here, not `model.predict` or `evaluate`, whose compiled functions may

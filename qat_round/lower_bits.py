@@ -59,7 +59,9 @@ class LowerBits(keras.callbacks.Callback):
             tensor.quantizer.bits = weight_bits if is_weight else activation_bits
         calibrate(model, self.data, method="mse", verbose=0)
         for tensor in self._others(model):
-            for variable, value in zip(_variables(tensor), kept[id(tensor.weights["min_var"])]):
+            for variable, value in zip(
+                _variables(tensor), kept[id(tensor.weights["min_var"])], strict=True
+            ):
                 variable.assign(value)
         for tensor in self._few:
             if tensor.variable is not None and isinstance(tensor.quantizer.range, Learned | Pact):

@@ -131,7 +131,7 @@ def squared_error(values: Any, counts: Any, lo: Any, hi: Any, levels: Levels) ->
 def divergence(values: Any, counts: Any, lo: Any, hi: Any, levels: Levels) -> Any:
     """Kullback-Leibler divergence of the values' distribution from what the grid leaves of it.
 
-        sum p ln(p/q): p the values cut to lo .. hi; q what was not cut, evenly over each level's bins
+        sum p ln(p/q): p the values cut to lo .. hi; q the rest, evenly over each level's bins
 
     Source: Migacz 2017, "8-bit inference with TensorRT".
     """

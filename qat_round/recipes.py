@@ -59,7 +59,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 def recipes() -> dict[str, dict[str, Any]]:
-    """All recipes by name, as plain data; a copy, to be read, changed and given to `quantize_model`.
+    """All recipes by name, as plain data: a copy, to be changed and given to `quantize_model`.
 
         weights, activations   settings of `qr.TensorSpec`
         edges                  those of the activations of the model's inputs and outputs

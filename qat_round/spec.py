@@ -236,7 +236,8 @@ class ModelSpec:
             None for nothing special.
 
     Raises:
-        TypeError: if edges is no TensorSpec, an override is no LayerSpec, or its key neither a string nor a class.
+        TypeError: if edges is no TensorSpec, an override is no LayerSpec, or its key neither
+            a string nor a class.
 
     Example:
         >>> spec = ModelSpec(LayerSpec(weights="sine"), {"dense_*": FLOAT})

@@ -41,8 +41,8 @@ class ExpectedThresholdRound(Rounder):
         [0.0, 0.5, 0.75]
 
     Source: after the generalized straight-through estimator of N2UQ, Liu et al. 2022,
-        arXiv:2111.14826, section 3.2, which learns each threshold's place; equal steps, which TFLite
-        needs, leave its width.
+        arXiv:2111.14826, section 3.2, which learns each threshold's place; equal steps, which
+        TFLite needs, leave its width.
     """
 
     width: float = 0.8
