@@ -5,7 +5,7 @@ BIN := .venv/bin
 LOCKED := $(if $(shell command -v flock),flock Makefile,)
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help demo curves test test-long lint coverage clean
+.PHONY: help demo curves test test-long lint coverage bench-accuracy clean
 .NOTPARALLEL:
 
 help:  ## Lists the targets.
@@ -37,6 +37,13 @@ coverage: .venv/.ready  ## What becomes integer-only: 17 networks and every laye
 	$(BIN)/python benchmarks/coverage.py --keras3
 	$(BIN)/python benchmarks/coverage.py --layers
 	$(BIN)/python benchmarks/random_graphs.py
+
+bench-accuracy: .venv/.ready  ## Accuracy at low bits, on real data; goes on where it stopped (an hour).
+	$(BIN)/python benchmarks/accuracy.py recipes
+	$(BIN)/python benchmarks/accuracy.py rounders --seeds 10
+	$(BIN)/python benchmarks/accuracy.py w2a4_rounders
+	$(BIN)/python benchmarks/accuracy.py seed_methods --seeds 3
+	$(BIN)/python benchmarks/accuracy.py ablation --seeds 3
 
 clean:  ## Removes the environment and all that was built.
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache artifacts

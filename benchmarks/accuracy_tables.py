@@ -28,6 +28,7 @@ inputs classified rightly, mean +- standard deviation over the seeds.
 - file: the int8-activation `.tflite` in the interpreter (activations below 8 bits lifted, and
   batch-norm statistics re-estimated in `with qr.lifted(model)`); bytes: its size;
   steps: its furthest logit from the Keras model so lifted, in output steps, all seeds.
+- A dash: that run wrote no file, or one whose statistics were not re-estimated.
 - Differences are paired by seed; with few seeds an interval is wide, and one that holds 0 says that
   there is no difference beyond the seeds.
 """
@@ -56,9 +57,12 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
 def _line(name: str, rows: list[dict[str, Any]]) -> str:
     cells = [name, str(len(rows))]
     cells += [_mean(row[key] for row in rows) for key in ("float", "exact", "as_trained")]
-    cells += [f"{min(row['exact'] for row in rows):.1f}", _mean(row["file"] for row in rows)]
-    cells += [f"{max(row['bytes'] for row in rows):,}"]
-    cells += [f"{max(row['furthest'] for row in rows):.0f}"]
+    cells += [f"{min(row['exact'] for row in rows):.1f}"]
+    if all("file" in row for row in rows):
+        cells += [_mean(row["file"] for row in rows), f"{max(row['bytes'] for row in rows):,}"]
+        cells += [f"{max(row['furthest'] for row in rows):.0f}"]
+    else:
+        cells += ["-"] * 3
     return "| " + " | ".join(cells) + " |"
 
 

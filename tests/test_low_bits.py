@@ -316,9 +316,9 @@ def test_learned_rounding_beats_nearest_rounding(float_net, pictures):
         q = qr.calibrate(qr.quantize_model(float_net, weight_bits=3), x[:128], "mse")
         if rounded:
             qr.adaround(q, x[:128], steps=400, learning_rate=0.05)
-        wrapper = next(w for w in q.layers if w.name == "quant_conv")
+        wrapper = next(w for w in q.layers if w.name == "quant_conv2")
         ours = keras.Model(q.inputs, wrapper.output)(x, training=False)
-        theirs = keras.Model(float_net.inputs, float_net.get_layer("conv").output)(x)
+        theirs = keras.Model(float_net.inputs, float_net.get_layer("conv2").output)(x)
         errors.append(float(tf.reduce_mean(tf.square(ours - theirs))))
     assert errors[1] < 0.9 * errors[0]
 
