@@ -311,6 +311,8 @@ class GridWrapper(RoundingWrapper):
         kind = self.quantize_config.grid
         if kind == KEEPS:
             return tf.nest.map_structure(lambda y: note_grid(y, noted_grid(inputs)), outputs)
+        if kind == AVERAGES and is_exporting():
+            return note_grid(outputs, noted_grid(inputs))
         if kind == AVERAGES:
             up = isinstance(self.layer, (_L.UpSampling2D, _L.Resizing))
             return on_noted_grid(outputs, noted_grid(inputs), training, up)

@@ -27,12 +27,14 @@ class Weight:
             `RoundingQuantizer`.
         becomes_int4: whether few bits with a step for each channel are put into the converted file
             (see `file_int4`).
+        least_bits: what the operator takes: products and sums with a constant, 8.
     """
 
     attribute: str
     axis: Any = -1
     as_constant: bool = False
     becomes_int4: bool = False
+    least_bits: int = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +197,7 @@ def _relu(config: Mapping[str, Any]) -> Kind | None:
 def _affine(config: Mapping[str, Any]) -> Kind | None:
     """A product or a sum with a constant; both at once are two operators (see `lower`)."""
     given = [key for key in ("scale", "offset") if config.get(key) is not None]
-    weights = tuple(Weight(word, axis=None) for word in given)
+    weights = tuple(Weight(word, axis=None, least_bits=8) for word in given)
     return Kind(weights=weights, takes_relu=True) if len(given) == 1 else None
 
 

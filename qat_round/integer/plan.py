@@ -191,6 +191,7 @@ def _calls_by_part(graph: Graph) -> Mapping[str, list[tuple[str, Node]]]:
 
 def _weight(weight: Weight, spec: TensorSpec) -> RoundingQuantizer:
     settings: dict[str, Any] = _WEIGHTS | {"per_axis": weight.axis is not None} | spec.given()
+    settings["bits"] = max(settings["bits"], weight.least_bits)
     is_put_in = weight.becomes_int4 and settings["bits"] <= MOST_BITS
     if weight.as_constant and settings["bits"] != 8 and not is_put_in:
         settings["per_axis"] = False  # only 8-bit integers are found again from a constant

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from qat_round.intake.layers_math import Divide, Elementwise
 from qat_round.intake.write_back import JOINERS, Found
 
 from .rules import rule
-from .scaling import scaled
+from .scaling import as_image, can_be_image, scaled
 
 _L = keras.layers
 
@@ -24,9 +25,14 @@ def _hard_sigmoid(editor: Editor, part: Part, node: Node) -> Ref:
 
 
 def _line_and_clip(editor: Editor, part: Part, node: Node, scale: float) -> Ref:
-    spec, constants = node.specs[0], {"scale": scale, "offset": 0.5}
-    line = editor.emit(ours.Affine, node.args[0], spec, f"{part.name}_affine", **constants)
-    return editor.emit(ours.Clip, line, spec, part.name, low=0.0, high=1.0)
+    """As an image throughout: a clip is part of the convolution that is right in front of it."""
+
+    def use(x: Ref, spec: Any) -> Ref:
+        line = editor.emit(ours.Affine, x, spec, f"{part.name}_line", scale=scale, offset=0.5)
+        return editor.emit(ours.Clip, line, spec, part.name, low=0.0, high=1.0)
+
+    x, spec = node.args[0], node.specs[0]
+    return as_image(editor, x, "line", part.name, use) if can_be_image(spec) else use(x, spec)
 
 
 @rule(ours.HardSwish)
