@@ -8,88 +8,32 @@ qr.export_tflite(q, "model.tflite", io="int8")
 print(qr.verify_tflite(q, "model.tflite", x_test).table())
 """
 
-from . import _compat, ranges, schedules, testing
-from .adopt import adopt
-from .affine import Grid, fake_quant, grid_from_range
-from .calibrate import calibrate
-from .callbacks import Anneal, knobs
-from .compare import LayerComparison, compare_layers
-from .configs import RoundingConfig
-from .coverage import Coverage, LayerCoverage, coverage
-from .export import export_tflite
-from .intake import write_back
-from .integer.custom import register_layer
-from .model import annotate_layer, annotate_model, load_model, quantize_apply, quantize_model
-from .parity import OutputParity, Parity
-from .quantizers import RoundingQuantizer
-from .rounding import (
-    ExpectedRound,
-    FourierRound,
-    RampRound,
-    Rounder,
-    SigmoidRound,
-    SineRound,
-    StochasticRound,
-    StraightThrough,
-    get,
-    names,
-    register,
-    round,  # noqa: A004
-)
-from .scheme import RoundingScheme
-from .spec import FLOAT, LayerSpec, ModelSpec, TensorSpec
-from .tensors import summary
-from .verify import verify_tflite
+import importlib
+import importlib.util
+import os
+import sys
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "Anneal",
-    "Coverage",
-    "ExpectedRound",
-    "FLOAT",
-    "FourierRound",
-    "Grid",
-    "LayerCoverage",
-    "LayerComparison",
-    "LayerSpec",
-    "ModelSpec",
-    "OutputParity",
-    "Parity",
-    "RampRound",
-    "Rounder",
-    "RoundingConfig",
-    "RoundingQuantizer",
-    "RoundingScheme",
-    "SigmoidRound",
-    "SineRound",
-    "StochasticRound",
-    "StraightThrough",
-    "TensorSpec",
-    "adopt",
-    "annotate_layer",
-    "annotate_model",
-    "calibrate",
-    "coverage",
-    "compare_layers",
-    "export_tflite",
-    "fake_quant",
-    "get",
-    "grid_from_range",
-    "knobs",
-    "load_model",
-    "names",
-    "quantize_apply",
-    "quantize_model",
-    "ranges",
-    "register",
-    "register_layer",
-    "round",
-    "schedules",
-    "summary",
-    "testing",
-    "verify_tflite",
-    "write_back",
-]
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # has to be set before TensorFlow is imported
 
-_compat.register_objects(_compat.tfmot_objects())  # so that Keras's own load_model knows them
+# TensorFlow takes seconds to import. The command line puts it off until it is needed; everybody
+# else has it now, so that Keras's own `load_model` knows our classes after `import qat_round`.
+_VERBS = ("adopt", "calibrate", "coverage")  # functions that are called as their modules are
+_PROGRAM = os.path.basename((getattr(sys, "argv", None) or [""])[0])  # "-m": python -m qat_round
+
+if TYPE_CHECKING or not (_PROGRAM == "-m" or _PROGRAM.startswith("qat-round")):
+    from .api import *
+    from .api import __all__ as __all__
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name.startswith("__") and name != "__all__":
+            raise AttributeError(f"module 'qat_round' has no attribute {name!r}")
+        if name not in _VERBS and importlib.util.find_spec(f"qat_round.{name}"):
+            return importlib.import_module(f"qat_round.{name}")
+        return getattr(importlib.import_module("qat_round.api"), name)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *importlib.import_module("qat_round.api").__all__})

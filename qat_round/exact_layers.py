@@ -12,6 +12,7 @@ from .grids import GridClip, norm_constants
 from .notes import noted_grid
 
 _L = keras.layers
+_EXACT_BITS = 8  # sums of products of wider integers are not exact in float32
 _KERNELS = {
     _L.Conv1D: "kernel",
     _L.Conv2D: "kernel",
@@ -70,7 +71,7 @@ def ints_of(x: Any) -> Ints | None:
     found, grid = noted_ints(x), noted_grid(x)
     if found is not None or grid is None or not hasattr(grid.quantizer, "grid"):
         return found
-    if x.dtype != tf.float32:
+    if x.dtype != tf.float32 or grid.quantizer.bits > _EXACT_BITS:
         return None
     step = tf.convert_to_tensor(grid.quantizer.grid(grid.weights).step)
     return None if step.shape.rank else Ints(tf.round(x / step), step)

@@ -14,21 +14,29 @@ import numpy as np
 
 from ._compat import exporting, tf
 from .file_scales import with_model_scales
+from .int16 import with_wide_biases
 from .tensors import quantized_tensors, require_quantized
 from .tflite_file import TFLiteFile
 
-IO_TYPES = {"float32": tf.float32, "int8": tf.int8, "uint8": tf.uint8}
+WIDE = 16  # bits of activations in int16x8 files
+IO_TYPES = {"float32": tf.float32, "int8": tf.int8, "uint8": tf.uint8, "int16": tf.int16}
 
 
 def export_tflite(
-    model: Any, path: str | os.PathLike[str] | None = None, io: str = "float32"
+    model: Any,
+    path: str | os.PathLike[str] | None = None,
+    io: str = "float32",
+    batch_size: int | None = None,
 ) -> bytes:
     """Converts a quantized model to TFLite.
 
     Args:
         model: from `qr.quantize_model`, calibrated or trained.
         path: where to write the file as well; written beside it first, then renamed.
-        io: type of the file's inputs and outputs: "float32", "int8" or "uint8".
+        io: type of the file's inputs and outputs: "float32", "int8", "uint8"; "int16" for a model
+            with activation_bits=16.
+        batch_size: fixes the number of samples that run at once, as microcontrollers need it; None
+            leaves it open.
 
     Returns:
         The bytes of the `.tflite`.
@@ -43,9 +51,11 @@ def export_tflite(
         raise ValueError(f"export_tflite: io={io!r} is unknown; allowed are {list(IO_TYPES)}.")
     if path is not None:
         check_writable(path)
+    _check_batch_size(batch_size)
     _check_ranges(model)
     _check_bits(model)
-    tflite = with_model_scales(_convert(model, io), model)
+    _check_io(model, io)
+    tflite = with_wide_biases(with_model_scales(_convert(model, io, batch_size), model))
     if path is not None:
         write_file(path, tflite)
     return tflite
@@ -98,13 +108,35 @@ def _check_ranges(model: Any) -> None:
 
 def _check_bits(model: Any) -> None:
     narrow = {
-        t.path: t.bits for t in quantized_tensors(model) if t.variable is None and t.bits != 8
+        t.path: t.bits
+        for t in quantized_tensors(model)
+        if t.variable is None and t.bits not in (8, WIDE)
     }
     if narrow:
         shown = ", ".join(f"{path} ({bits} bits)" for path, bits in narrow.items())
         raise ValueError(
-            "export_tflite: TFLite's converter takes activations of 8 bits only, but these differ: "
-            f"{shown}. Use activation_bits=8 (weights may be 2 to 8 bits)."
+            "export_tflite: TFLite's converter takes activations of 8 or 16 bits only, but "
+            f"these differ: {shown}. Use activation_bits=8 or 16 (weights may be 2 to 8 bits)."
+        )
+
+
+def _check_batch_size(batch_size: Any) -> None:
+    whole = isinstance(batch_size, int) and not isinstance(batch_size, bool)
+    if batch_size is not None and not (whole and batch_size >= 1):
+        raise ValueError(
+            f"export_tflite: batch_size={batch_size!r} has to be a whole number >= 1, or None."
+        )
+
+
+def _check_io(model: Any, io: str) -> None:
+    bits = {t.bits for t in quantized_tensors(model) if t.variable is None}
+    if io == "float32" or not bits:
+        return
+    if (io == "int16") != (bits == {WIDE}):
+        fits = "int16" if bits == {WIDE} else "int8 or uint8"
+        raise ValueError(
+            f"export_tflite: io={io!r} does not fit activations of {sorted(bits)} bits; "
+            f"use io={fits}, or float32."
         )
 
 
@@ -136,11 +168,11 @@ def _is_even(bias: np.ndarray) -> bool:
     return bias.ndim == 1 and bias.size > 1 and bias[0] != 0.0 and bool(np.all(bias == bias[0]))
 
 
-def _inference(model: Any) -> Any:
+def _inference(model: Any, batch_size: int | None) -> Any:
     """The model in inference as one function of named inputs that gives named outputs."""
     names = list(model.input_names)
     specs = {
-        name: tf.TensorSpec(tensor.shape, tensor.dtype, name)
+        name: tf.TensorSpec(_fixed(tensor.shape, batch_size), tensor.dtype, name)
         for name, tensor in zip(names, model.inputs, strict=True)
     }
 
@@ -153,7 +185,11 @@ def _inference(model: Any) -> Any:
     return serve.get_concrete_function()
 
 
-def _convert(model: Any, io: str) -> bytes:
+def _fixed(shape: Any, batch_size: int | None) -> list[int | None]:
+    return [batch_size or shape[0], *shape[1:]]
+
+
+def _convert(model: Any, io: str, batch_size: int | None = None) -> bytes:
     """The file, by the quicker of two ways; by both where that leaves operators in float.
 
     A Keras model is traced layer by layer, for minutes if it is large; a function is not. But now
@@ -161,9 +197,9 @@ def _convert(model: Any, io: str) -> bytes:
     """
     with _uneven_biases(model), exporting(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the converter's own, about its deprecated parts
-        quick = _converted(_function_converter(model), io)
+        quick = _converted(_function_converter(model, batch_size), io)
         floats = _float_count(quick)
-        if not floats:
+        if not floats or batch_size:
             return quick
         slow = _converted(tf.lite.TFLiteConverter.from_keras_model(model), io)
         return slow if _float_count(slow) < floats else quick
@@ -173,10 +209,10 @@ def _float_count(tflite: bytes) -> int:
     return len(TFLiteFile(tflite).float_results())
 
 
-def _function_converter(model: Any) -> Any:
+def _function_converter(model: Any, batch_size: int | None) -> Any:
     holder = tf.Module()
     holder.variables_of_model = list(model.variables)
-    return tf.lite.TFLiteConverter.from_concrete_functions([_inference(model)], holder)
+    return tf.lite.TFLiteConverter.from_concrete_functions([_inference(model, batch_size)], holder)
 
 
 def _converted(converter: Any, io: str) -> bytes:

@@ -38,6 +38,7 @@ ROOMS = [  # each may import from those above it, and from itself
     "model",
     "tflite_file",
     "file_scales",
+    "int16",
     "export",
     "coverage",
     "parity",
@@ -46,6 +47,18 @@ ROOMS = [  # each may import from those above it, and from itself
     "compare_tensors",
     "compare_reasons",
     "compare",
+    "firmware",
+    "inspect_file",
+    "data_files",
+    "manifest",
+    "training",
+    "recipe_file",
+    "recipe_init",
+    "report",
+    "recipe_run",
+    "api",
+    "cli",
+    "__main__",
 ]
 
 

@@ -8,6 +8,7 @@ operator there (convolution, batch norm, ReLU), or because the reader's scale is
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from qat_round.wrapper import KEEPS, NONE, OWN, LayerQuantizers
 from .custom import kind_of_custom, registered
 from .kinds import Kind, Weight, is_grid_clip, is_relu, kind_of
 
+WIDE_BITS = 16
 _COMMON: dict[str, Any] = {"bits": 8, "rounder": "ste"}
 _WEIGHTS = _COMMON | {"range": "last_value", "symmetric": True, "narrow_range": True}
 _OUTPUTS = _COMMON | {"range": "moving_average"}
@@ -125,7 +127,7 @@ class Plan:
         tensor = Ref(self._calls[name][0][0])
         if spec is None or not self.graph.spec(tensor).floating or self._only_indices(tensor):
             return None
-        settings = _INPUTS | spec.given()
+        settings = wide(_INPUTS | spec.given())
         readers = [self.graph.nodes[n] for n in self._consumers.get(tensor, []) if n]
         if readers and all(self._joins(node) for node in readers):
             return None
@@ -200,8 +202,23 @@ def _output(kind: Kind, spec: TensorSpec, repeated: bool) -> RoundingQuantizer:
     """A layer's output; one that is called often, on values that differ, must not average ends."""
     settings = _OUTPUTS | ({"range": "all_values"} if repeated else {}) | spec.given()
     if kind.fixed is not None:
-        settings |= {"range": Fixed(*kind.fixed), "symmetric": False, "narrow_range": False}
-    return RoundingQuantizer(**settings)
+        ends = _wide_ends(kind.fixed) if settings["bits"] == WIDE_BITS else kind.fixed
+        settings |= {"range": Fixed(*ends), "symmetric": False, "narrow_range": False}
+    return RoundingQuantizer(**wide(settings))
+
+
+def wide(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of 16 bits with the zero point 0, which TFLite's int16 kernels ask for."""
+    if settings["bits"] != WIDE_BITS:
+        return settings
+    return settings | {"symmetric": True, "narrow_range": True, "off_ties": False}
+
+
+def _wide_ends(ends: tuple[float, float]) -> tuple[float, float]:
+    """The symmetric range whose step is that of the int16 kernel: the power of two over 2^15."""
+    reach = 2.0 ** math.ceil(math.log2(max(abs(ends[0]), ends[1])))
+    high = reach * (1.0 - 2.0**-15)
+    return -high, high
 
 
 def _why_not(part: Part) -> str:
