@@ -24,7 +24,7 @@ _VERBS = ("adopt", "calibrate", "coverage")  # functions that are called as thei
 _PROGRAM = os.path.basename((getattr(sys, "argv", None) or [""])[0])  # "-m": python -m qat_round
 
 if TYPE_CHECKING or not (_PROGRAM == "-m" or _PROGRAM.startswith("qat-round")):
-    from .api import *
+    from .api import *  # noqa: F403
     from .api import __all__ as __all__
 else:
 

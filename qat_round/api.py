@@ -2,7 +2,7 @@
 
 import sys
 
-from . import _compat, ranges, schedules, testing
+from . import _compat, edge, ranges, schedules, testing
 from .adopt import adopt
 from .affine import Grid, fake_quant, grid_from_range
 from .calibrate import calibrate
@@ -64,6 +64,7 @@ __all__ = [
     "annotate_model",
     "calibrate",
     "coverage",
+    "edge",
     "compare_layers",
     "export_c",
     "export_tflite",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib
 import os
@@ -9,7 +10,7 @@ import pathlib
 import sys
 import zipfile
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,8 @@ _LABEL_KEYS = ("y", "labels", "y_train", "y_test")
 _SHOWN = 5  # broken images that are named
 
 
-class Data(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Data:
     """Samples, as a model takes them.
 
     Args:
@@ -37,7 +39,7 @@ class Data(NamedTuple):
     hash: str
 
     @property
-    def count(self) -> int:
+    def samples(self) -> int:
         """How many samples there are."""
         return len(next(iter(_named(self.inputs).values())))
 
@@ -45,13 +47,13 @@ class Data(NamedTuple):
         """Some of the samples."""
         inputs = {name: array[start:stop] for name, array in _named(self.inputs).items()}
         labels = None if self.labels is None else self.labels[start:stop]
-        return self._replace(inputs=_as_given(inputs), labels=labels)
+        return dataclasses.replace(self, inputs=_as_given(inputs), labels=labels)
 
     def taken(self, order: np.ndarray) -> Data:
         """The samples in another order."""
         inputs = {name: array[order] for name, array in _named(self.inputs).items()}
         labels = None if self.labels is None else self.labels[order]
-        return self._replace(inputs=_as_given(inputs), labels=labels)
+        return dataclasses.replace(self, inputs=_as_given(inputs), labels=labels)
 
 
 def read_data(
@@ -104,7 +106,7 @@ def read_data(
             "module:function; give one of these."
         )
     if data.labels is None and labels is not None and labels.endswith(".npy"):
-        data = data._replace(labels=_npy(pathlib.Path(labels)))
+        data = dataclasses.replace(data, labels=_npy(pathlib.Path(labels)))
     return _checked(data, str(source))
 
 

@@ -15,11 +15,11 @@ from .tflite_file import Runner, TFLiteFile, read_bytes
 
 _ALIGNMENT = 16  # bytes; what TFLite-Micro and the Ethos-U driver ask of a model
 _PER_LINE = 12
-_KEYWORDS = frozenset(
-    "auto break case char const continue default do double else enum extern float for goto if "
-    "inline int long register restrict return short signed sizeof static struct switch typedef "
-    "union unsigned void volatile while".split()
-)
+_KEYWORDS = """
+auto break case char const continue default do double else enum extern float for goto if inline int
+long register restrict return short signed sizeof static struct switch typedef union unsigned void
+volatile while
+"""
 
 
 def export_c(
@@ -67,7 +67,7 @@ def export_c(
 def identifier(text: str) -> str:
     """A C identifier that is near to a text."""
     found = re.sub(r"\W", "_", text, flags=re.ASCII) or "model"
-    return f"_{found}" if found[0].isdigit() or found in _KEYWORDS else found
+    return f"_{found}" if found[0].isdigit() or found in _KEYWORDS.split() else found
 
 
 def _checked(name: str) -> str:

@@ -1,7 +1,7 @@
 """int16x8 files put right: 16-bit activations, 8-bit weights, 64-bit biases.
 
-TFLite's converter stores the biases of such operators in 32 bits, but its int16 kernels read 64: the
-file loads, and answers wrongly by thousands of steps.
+TFLite's converter stores the biases of such operators in 32 bits, but its int16 kernels read 64:
+the file loads, and answers wrongly by thousands of steps.
 """
 
 from __future__ import annotations

@@ -90,13 +90,12 @@ class Run:
         part = self.recipe.data
         model = open_model(self.recipe.model.path, safe_mode=self.recipe.model.safe_mode).model
         shape = model.inputs[0].shape[1:] if len(model.inputs) == 1 else None
-        wanted = {"inputs": part.inputs or None, "labels": part.labels or None}
-        names = {"shape": shape, "input_names": model.input_names}
-        train = read_data(part.train, **wanted, **names)
+        names = (part.inputs or None, part.labels or None, shape, model.input_names)
+        train = read_data(part.train, *names)
         if part.test:
-            return train, read_data(part.test, **wanted, **names)
-        held = max(1, train.count // 10)
-        return train.part(0, train.count - held), train.part(train.count - held)
+            return train, read_data(part.test, *names)
+        held = max(1, train.samples // 10)
+        return train.part(0, train.samples - held), train.part(train.samples - held)
 
     def _trained(self) -> tuple[Any, list[dict[str, Any]]]:
         recipe = self.recipe
@@ -132,7 +131,7 @@ class Run:
             test.inputs if isinstance(test.inputs, dict) else {model.input_names[0]: test.inputs}
         )
         before = open_model(self.recipe.model.path, safe_mode=self.recipe.model.safe_mode)
-        figures: dict[str, Any] = {"samples": test.count, "file_bytes": len(tflite)}
+        figures: dict[str, Any] = {"samples": test.samples, "file_bytes": len(tflite)}
         if test.labels is None or len(model.outputs) != 1:
             return figures
         loss = check_labels(model, test, self.recipe.train.loss)

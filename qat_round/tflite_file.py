@@ -109,6 +109,12 @@ class Runner:
         shape = tuple(None if n < 0 else int(n) for n in self.inputs[name]["shape_signature"])
         return (None, *shape[1:]) if shape else shape
 
+    def end_indices(self, which: str) -> list[int]:
+        """Indices of the "inputs" or "outputs" in the order of the file's own list."""
+        lite = self._interpreter
+        details = lite.get_input_details() if which == "inputs" else lite.get_output_details()
+        return [int(end["index"]) for end in details]
+
     def fixed_batch(self) -> int | None:
         """How many samples the file runs at once, if that is fixed."""
         shapes = [details["shape_signature"] for details in self.inputs.values()]

@@ -136,7 +136,7 @@ def train_epochs(
     if not epochs:
         return model, []
     loss = check_labels(model, data, loss)
-    steps = epochs * math.ceil(data.count / batch_size)
+    steps = epochs * math.ceil(data.samples / batch_size)
     saved = _load(state, fingerprint)
     history: list[dict[str, Any]] = saved["history"] if saved else []
     has_draws = any(isinstance(x, keras.__internal__.layers.BaseRandomLayer) for x in _inner(model))
@@ -151,7 +151,7 @@ def train_epochs(
             if saved:
                 _restore(model, saved)
         callbacks = _annealing(knob, knob_start, knob_stop, knob_schedule, steps)
-        order = np.random.RandomState([seed, epoch]).permutation(data.count)
+        order = np.random.RandomState([seed, epoch]).permutation(data.samples)
         found = _one_epoch(model, data.taken(order), batch_size, callbacks)
         history.append({"epoch": epoch + 1, "loss": found, **_state_of_quantizers(model)})
         saved = _captured(model, history)

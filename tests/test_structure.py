@@ -49,6 +49,7 @@ ROOMS = [  # each may import from those above it, and from itself
     "compare",
     "firmware",
     "inspect_file",
+    "edge",
     "data_files",
     "manifest",
     "training",

@@ -40,10 +40,10 @@ def calibrate(model: str, output: str, **given: Any) -> None:
 
     quantized = api.load_model(model, compile=False)
     data = read_samples(quantized, given)
-    say(f"calibrating with {data.count} samples")
+    say(f"calibrating with {data.samples} samples")
     api.calibrate(quantized, data.inputs)
     _save(quantized, output)
-    emit({"output": output, "samples": data.count}, f"wrote {output}")
+    emit({"output": output, "samples": data.samples}, f"wrote {output}")
 
 
 @qat_round.command()
@@ -97,7 +97,9 @@ def export(model: str, output: str, io: str, batch_size: int | None, c_array: bo
     loaded = api.load_model(model, compile=False)
     say("converting")
     if output.endswith(".onnx"):
-        content = api.export_onnx(loaded, output)
+        from ..onnx_file import export_onnx
+
+        content = export_onnx(loaded, output)
     else:
         content = api.export_tflite(loaded, output, io=io, batch_size=batch_size)
     result: dict[str, Any] = {"output": output, "bytes": len(content)}
