@@ -31,8 +31,10 @@ from .rounding import (
     register,
     round,  # noqa: A004
 )
+from .report import write_report
 from .scheme import RoundingScheme
 from .spec import FLOAT, LayerSpec, ModelSpec, TensorSpec
+from .strip import encodings, strip
 from .tensors import summary
 from .verify import verify_tflite
 
@@ -66,6 +68,7 @@ __all__ = [
     "coverage",
     "edge",
     "compare_layers",
+    "encodings",
     "export_c",
     "export_tflite",
     "fake_quant",
@@ -81,10 +84,12 @@ __all__ = [
     "register_layer",
     "round",
     "schedules",
+    "strip",
     "summary",
     "testing",
     "verify_tflite",
     "write_back",
+    "write_report",
 ]
 
 _compat.register_objects(_compat.tfmot_objects())  # so that Keras's own load_model knows them

@@ -56,6 +56,7 @@ ROOMS = [  # each may import from those above it, and from itself
     "recipe_file",
     "recipe_init",
     "report",
+    "strip",
     "recipe_run",
     "api",
     "cli",

@@ -23,7 +23,7 @@ def methods(curves: str | None) -> None:
     found = {name: get(name) for name in names()}
     rows = [(name, repr(r), (type(r).__doc__ or "").splitlines()[0]) for name, r in found.items()]
     if curves:
-        from ..curves import draw_curves
+        from ..report.plots import draw_curves
 
         draw_curves(found, curves)
     result = {"methods": {name: r.get_config() for name, r in found.items()}}

@@ -56,7 +56,11 @@ class Budget:
         """What it takes and what there is, and what to do."""
         words = {"flash": "flash (bytes)", "sram": "SRAM (bytes)", "macs": "MACs"}
         rows = [
-            (word, f"{getattr(self, key):,}", f"{self.limits[key]:,}" if key in self.limits else "-")
+            (
+                word,
+                f"{getattr(self, key):,}",
+                f"{self.limits[key]:,}" if key in self.limits else "-",
+            )
             for key, word in words.items()
         ]
         text = as_text("Budget", ("", "takes", "there is"), rows)

@@ -85,9 +85,7 @@ def run_micro(
 def require(module: str, verb: str) -> None:
     """Raises an ImportError that names the extra, if a package is not there."""
     if importlib.util.find_spec(module) is None:
-        raise ImportError(
-            f"{verb} needs the package of {module!r}: pip install 'qat_round[edge]'."
-        )
+        raise ImportError(f"{verb} needs the package of {module!r}: pip install 'qat_round[edge]'.")
 
 
 def _order(runner: Runner, which: str) -> list[str]:

@@ -60,7 +60,9 @@ class NpuReport:
 
     def table(self) -> str:
         """Operators with their cycles, and the sums."""
-        rows = [(e["name"], e["operator"], f"{e['cycles']:,}", f"{e['macs']:,}") for e in self.layers]
+        rows = [
+            (e["name"], e["operator"], f"{e['cycles']:,}", f"{e['macs']:,}") for e in self.layers
+        ]
         title = (
             f"{self.accelerator}: {self.npu_share:.0%} of the operators on the NPU, "
             f"{self.cycles:,} cycles, SRAM {self.sram_bytes:,}, flash {self.flash_bytes:,} bytes"
@@ -68,9 +70,7 @@ class NpuReport:
         return as_text(title, ("layer", "operator", "cycles", "MACs"), rows)
 
 
-def vela(
-    tflite: bytes | str | os.PathLike[str], accelerator: str = "ethos-u55-128"
-) -> NpuReport:
+def vela(tflite: bytes | str | os.PathLike[str], accelerator: str = "ethos-u55-128") -> NpuReport:
     """Compiles a file for an Ethos-U NPU with Arm's Vela (extra [edge]).
 
     Args:

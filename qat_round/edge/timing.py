@@ -41,8 +41,12 @@ class Benchmark:
     def table(self) -> str:
         """As text, the slowest operators first."""
         ordered = sorted(self.operators, key=lambda row: -row["median"])
-        rows = [(o["layer"], o["operator"], f"{o['median']:.4f}", f"{o['macs']:,}") for o in ordered]
-        title = f"{self.median:.3f} ms (p90 {self.p90:.3f}, p99 {self.p99:.3f}), {self.threads} threads"
+        rows = [
+            (o["layer"], o["operator"], f"{o['median']:.4f}", f"{o['macs']:,}") for o in ordered
+        ]
+        title = (
+            f"{self.median:.3f} ms (p90 {self.p90:.3f}, p99 {self.p99:.3f}), {self.threads} threads"
+        )
         return as_text(title, ("layer", "operator", "ms alone", "MACs"), rows)
 
 
