@@ -17,6 +17,7 @@ from .integer.custom import register_layer
 from .model import annotate_layer, annotate_model, load_model, quantize_apply, quantize_model
 from .parity import OutputParity, Parity
 from .quantizers import RoundingQuantizer
+from .report import write_report
 from .rounding import (
     ExpectedRound,
     FourierRound,
@@ -31,7 +32,6 @@ from .rounding import (
     register,
     round,  # noqa: A004
 )
-from .report import write_report
 from .scheme import RoundingScheme
 from .spec import FLOAT, LayerSpec, ModelSpec, TensorSpec
 from .strip import encodings, strip

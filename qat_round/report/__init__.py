@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..compare import compare_layers
-from ..edge import run_micro, vela as compile_for_npu
+from ..edge import run_micro
+from ..edge import vela as compile_for_npu
 from ..export import check_writable, write_file
 from ..parity import Parity
 from ..tflite_file import TFLiteFile, read_bytes
@@ -179,13 +180,13 @@ def _sizes(model: Any, file: TFLiteFile, facts: Mapping[str, Any]) -> dict[str, 
     largest = sorted(sizes.items(), key=lambda pair: -pair[1])[:30]
     names, values = [name for name, _ in largest], [size for _, size in largest]
     shown = [(plots.bars(names, values, "bytes", "Bytes of constants by layer"), "Size by layer")]
-    tables = [("Operators in float", ("operator", "calls"),
-               [list(pair) for pair in file.float_operators().items()] or [["none", 0]])]  # fmt: skip
+    in_float = [list(pair) for pair in file.float_operators().items()] or [["none", 0]]
+    tables: list[Any] = [("Operators in float", ("operator", "calls"), in_float)]
     layers = facts.get("layers", ())
     if layers:
         columns = ("name", "layer", "outcome", "macs", "why")
         rows = [[layer[column] for column in columns] for layer in layers]
-        tables.append(("What became of each layer", columns, rows))  # type: ignore[arg-type]
+        tables.append(("What became of each layer", columns, rows))
     return section("Size and layers", "", shown if sizes else [], tables)
 
 

@@ -30,7 +30,7 @@ a:focus-visible, summary:focus-visible, .scroll:focus-visible { outline: 3px sol
 table { border-collapse: collapse; margin: .5rem 0 1.5rem; font-size: .9rem; }
 caption { text-align: left; color: var(--soft); padding: .3rem 0; }
 th, td { border-bottom: 1px solid var(--line); padding: .25rem .7rem; text-align: left; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; }
+td.number { white-space: nowrap; font-variant-numeric: tabular-nums; }
 .verdict { font-size: 1.3rem; font-weight: 600; }
 .good { color: var(--good); } .bad { color: var(--bad); }
 figure { margin: 1rem 0; } figcaption { color: var(--soft); font-size: .9rem; }
@@ -59,7 +59,9 @@ nav ul { columns: 2; }
 {% for table in section.tables %}
 <div class="scroll" tabindex="0" role="region" aria-label="{{ table.caption }}">
 <table><caption>{{ table.caption }}</caption>
-<thead><tr>{% for column in table.columns %}<th scope="col">{{ column }}</th>{% endfor %}</tr></thead>
+<thead><tr>
+{% for column in table.columns %}<th scope="col">{{ column }}</th>{% endfor %}
+</tr></thead>
 <tbody>{% for row in table.rows %}<tr>{% for cell in row %}
 {% if loop.first %}<th scope="row">{{ cell | shown }}</th>
 {% else %}<td{% if cell is number %} class="number"{% endif %}>{{ cell | shown }}</td>
@@ -113,4 +115,4 @@ def _shown(cell: Any) -> str:
         return "yes" if cell else "no"
     if isinstance(cell, int):
         return f"{cell:,}"
-    return f"{cell:.5g}" if isinstance(cell, float) else str(cell)
+    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)

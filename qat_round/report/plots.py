@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 INK, FIRST, SECOND = "#010203", "#2f7ed8", "#d9822b"  # the ink becomes the page's text colour
-_RC = {
+_RC: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 9,
@@ -72,7 +72,7 @@ def lines(series: Mapping[str, Sequence[float]], x: str, y: str, label: str) -> 
 
 def steps(apart: np.ndarray, label: str) -> str:
     """How many values are how many steps apart, on a logarithmic scale."""
-    counts = np.bincount(np.round(apart.ravel()).astype(int).clip(0, 20))
+    counts = np.bincount(np.round(apart.ravel()).astype(int).clip(0, 20), minlength=4)
     figure, axes = _figure()
     axis = axes[0, 0]
     axis.bar(range(len(counts)), np.maximum(counts, 0), color=FIRST)
