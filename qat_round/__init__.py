@@ -20,7 +20,12 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # has to be set before Tensor
 
 # TensorFlow takes seconds to import. The command line puts it off until it is needed; everybody
 # else has it now, so that Keras's own `load_model` knows our classes after `import qat_round`.
-_VERBS = ("adopt", "calibrate", "coverage")  # functions that are called as their modules are
+_VERBS = (
+    "adopt",
+    "calibrate",
+    "coverage",
+    "strip",
+)  # functions that are called as their modules are
 _PROGRAM = os.path.basename((getattr(sys, "argv", None) or [""])[0])  # "-m": python -m qat_round
 
 if TYPE_CHECKING or not (_PROGRAM == "-m" or _PROGRAM.startswith("qat-round")):

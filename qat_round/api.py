@@ -15,6 +15,7 @@ from .firmware import export_c
 from .intake import write_back
 from .integer.custom import register_layer
 from .model import annotate_layer, annotate_model, load_model, quantize_apply, quantize_model
+from .onnx_file import export_onnx, verify_onnx
 from .parity import OutputParity, Parity
 from .quantizers import RoundingQuantizer
 from .report import write_report
@@ -70,6 +71,7 @@ __all__ = [
     "compare_layers",
     "encodings",
     "export_c",
+    "export_onnx",
     "export_tflite",
     "fake_quant",
     "get",
@@ -87,6 +89,7 @@ __all__ = [
     "strip",
     "summary",
     "testing",
+    "verify_onnx",
     "verify_tflite",
     "write_back",
     "write_report",

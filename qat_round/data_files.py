@@ -129,7 +129,7 @@ def _npz(
     path: pathlib.Path, inputs: str | None, labels: str | None, input_names: Sequence[str]
 ) -> Data:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"data: {str(path)!r} is no whole .npz file: {error}") from error

@@ -52,8 +52,8 @@ def export_tflite(
     if path is not None:
         check_writable(path)
     _check_batch_size(batch_size)
-    _check_ranges(model)
-    _check_bits(model)
+    check_ranges(model)
+    check_bits(model)
     _check_io(model, io)
     tflite = with_wide_biases(with_model_scales(_convert(model, io, batch_size), model))
     if path is not None:
@@ -97,7 +97,8 @@ def _umask() -> int:
     return mask
 
 
-def _check_ranges(model: Any) -> None:
+def check_ranges(model: Any) -> None:
+    """Raises a ValueError that names every range that was never set from data."""
     guessed = [t.path for t in quantized_tensors(model) if t.is_first_guess]
     if guessed:
         raise ValueError(
@@ -106,7 +107,8 @@ def _check_ranges(model: Any) -> None:
         )
 
 
-def _check_bits(model: Any) -> None:
+def check_bits(model: Any) -> None:
+    """Raises a ValueError that names every activation of neither 8 nor 16 bits."""
     narrow = {
         t.path: t.bits
         for t in quantized_tensors(model)

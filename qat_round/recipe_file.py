@@ -174,10 +174,10 @@ class _Checker:
         for key in given:
             if key not in allowed:
                 self._fail("", key, f"there is no {key!r}; there are {allowed}", key, allowed)
-        parts = {name: self._part(name, cls, given.get(name, {})) for name, cls in PARTS.items()}
         seed = given.get("seed", 0)
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
             self._fail("", "seed", f"seed = {seed!r} has to be a whole number from 0 to 2^31 - 1")
+        parts = {name: self._part(name, cls, given.get(name, {})) for name, cls in PARTS.items()}
         return Recipe(**parts, quantize=self._quantize(given.get("quantize", {})), seed=seed)
 
     def _part(self, name: str, cls: Any, given: Any) -> Any:

@@ -57,6 +57,7 @@ ROOMS = [  # each may import from those above it, and from itself
     "recipe_init",
     "report",
     "strip",
+    "onnx_file",
     "recipe_run",
     "api",
     "cli",

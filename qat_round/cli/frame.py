@@ -64,7 +64,9 @@ def invoke(group: click.Group, argv: list[str] | None) -> int:
     """
     flags: dict[str, Any] = {}
     try:
-        group.main(args=argv, prog_name="qat-round", standalone_mode=False, obj=flags)
+        given = sys.argv[1:] if argv is None else list(argv)
+        with group.make_context("qat-round", given, obj=flags) as context:
+            group.invoke(context)
     except CheckFailed as failed:
         return _told(failed, FAILED)
     except click.exceptions.Exit as done:

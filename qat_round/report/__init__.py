@@ -13,6 +13,7 @@ from ..compare import compare_layers
 from ..edge import run_micro
 from ..edge import vela as compile_for_npu
 from ..export import check_writable, write_file
+from ..manifest import versions
 from ..parity import Parity
 from ..tflite_file import TFLiteFile, read_bytes
 from ..verify import verify_tflite
@@ -71,9 +72,15 @@ def write_report(
     ]
     ok = bool(given.get("ok", parity.ok))
     verdict = "Passed: the file answers as the model does." if ok else "Not passed: see below."
-    text = render(f"{pathlib.Path(path).stem}: quantization report", ok, verdict, sections)
+    text = render(
+        f"{pathlib.Path(path).stem}: quantization report", ok, verdict, sections, _version()
+    )
     write_file(path, text.encode())
     return text
+
+
+def _version() -> str:
+    return versions().get("qat_round", "")
 
 
 def require_report() -> None:
@@ -208,8 +215,6 @@ def _devices(tflite: bytes, inputs: Any, npu: str | None, micro: bool) -> list[d
 
 
 def _versions(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    from ..manifest import versions
-
     rows = [list(pair) for pair in versions().items()]
     rows += [[f"sha256 of {k}", v] for k, v in facts.get("sources", {}).items()]
     return [section("Made by", "", (), [("Versions and sources", ("what", "which"), rows)])]
@@ -246,7 +251,7 @@ def write_comparison(
     passed = sum(bool(run["ok"]) for run in runs.values())
     sections = [section("Runs", "", bars + (drawn if losses else []), [("Runs", columns, rows)])]
     verdict = f"{passed} of {len(runs)} passed."
-    text = render("Comparison of runs", passed == len(runs), verdict, sections)
+    text = render("Comparison of runs", passed == len(runs), verdict, sections, _version())
     write_file(path, text.encode())
     return text
 

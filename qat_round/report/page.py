@@ -96,16 +96,14 @@ def section(title: str, text: str = "", figures: Any = (), tables: Any = ()) -> 
     }
 
 
-def render(title: str, ok: bool, verdict: str, sections: list[dict[str, Any]]) -> str:
+def render(title: str, ok: bool, verdict: str, sections: list[dict[str, Any]], version: str) -> str:
     """The page as text; everything in it is escaped but the plots."""
     import jinja2
-
-    from .. import __version__
 
     environment = jinja2.Environment(autoescape=True, trim_blocks=True)
     environment.filters["shown"] = _shown
     page = environment.from_string(PAGE)
-    return page.render(title=title, ok=ok, verdict=verdict, sections=sections, version=__version__)
+    return page.render(title=title, ok=ok, verdict=verdict, sections=sections, version=version)
 
 
 def _shown(cell: Any) -> str:
