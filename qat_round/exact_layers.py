@@ -13,6 +13,7 @@ from .notes import noted_grid
 
 _L = keras.layers
 _EXACT_BITS = 8  # sums of products of wider integers are not exact in float32
+_HALF = 256.0  # 16-bit numbers are summed in two halves
 _KERNELS = {
     _L.Conv1D: "kernel",
     _L.Conv2D: "kernel",
@@ -63,7 +64,9 @@ def _clipped(layer: Any, inputs: Any) -> Any:
 def moved(x: Any) -> Any:
     """A tensor on a grid, noted as going to another one; itself where it is on none."""
     ints = ints_of(x)
-    return x if ints is None else note_pending(tf.identity(x), Moved(ints))
+    if ints is None or ints.bits > _EXACT_BITS:
+        return x
+    return note_pending(tf.identity(x), Moved(ints))
 
 
 def ints_of(x: Any) -> Ints | None:
@@ -71,10 +74,10 @@ def ints_of(x: Any) -> Ints | None:
     found, grid = noted_ints(x), noted_grid(x)
     if found is not None or grid is None or not hasattr(grid.quantizer, "grid"):
         return found
-    if x.dtype != tf.float32 or grid.quantizer.bits > _EXACT_BITS:
+    if x.dtype != tf.float32:
         return None
     step = tf.convert_to_tensor(grid.quantizer.grid(grid.weights).step)
-    return None if step.shape.rank else Ints(tf.round(x / step), step)
+    return None if step.shape.rank else Ints(tf.round(x / step), step, grid.quantizer.bits)
 
 
 def _linear(wrapper: Any, inputs: Any, name: str) -> Any:
@@ -87,11 +90,20 @@ def _linear(wrapper: Any, inputs: Any, name: str) -> Any:
     grid = quantizer.grid(state)
     kernel = tf.round(getattr(layer, name) / _against(quantizer, grid.step, variable.shape))
     with _as_sums(layer, name, kernel):
-        acc = layer.call(x.values)
+        acc = _summed(layer, x)
     bias = layer.bias if layer.use_bias else None
-    sums = Sums(acc, x.step, tf.convert_to_tensor(grid.step), bias)
+    sums = Sums(acc, x.step, tf.convert_to_tensor(grid.step), bias, isinstance(layer, _L.Dense))
     is_relu = getattr(layer, "activation", None) is keras.activations.relu
     return note_pending(layer.activation(sums.real()), Clipped(sums) if is_relu else sums)
+
+
+def _summed(layer: Any, x: Ints) -> tf.Tensor:
+    """Sums of products, exact: of 16-bit numbers by halves, put together in float64."""
+    if x.bits <= _EXACT_BITS:
+        return layer.call(x.values)
+    high = tf.round(x.values / _HALF)
+    parts = [tf.cast(layer.call(h), tf.float64) for h in (high, x.values - high * _HALF)]
+    return parts[0] * _HALF + parts[1]
 
 
 def _is_plain(layer: Any) -> bool:
@@ -138,6 +150,8 @@ def _joined(layer: Any, inputs: Any) -> Any:
     if len(inputs) != 2 or len(sides) != 2:
         return None
     a, b = sides
+    if type(layer) is _L.Multiply and a.bits + b.bits > 2 * _EXACT_BITS:
+        return None
     if type(layer) is _L.Add:
         return note_pending(layer.call(inputs), Pair(a, b))
     sums = Sums(a.values * b.values, a.step, b.step, None)

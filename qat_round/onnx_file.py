@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import os
+import pathlib
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -92,7 +93,7 @@ def verify_onnx(model: Any, onnx: bytes | str | os.PathLike[str], inputs: Any) -
     import onnxruntime
 
     arrays = [np.asarray(a, np.float32) for a in model_inputs(model, inputs, "verify_onnx")]
-    content = onnx if isinstance(onnx, bytes) else open(onnx, "rb").read()
+    content = onnx if isinstance(onnx, bytes) else pathlib.Path(onnx).read_bytes()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

@@ -18,7 +18,7 @@ from .affine import (
     grid_from_range,
     native_fake_quant,
 )
-from .exact import noted_pending, rounded
+from .exact import noted_pending, on_wide_grid, rounded
 from .notes import GridNote, note_grid
 from .ranges import FIRST_GUESS, Fixed, Range, get_range, measure
 from .rounding import Rounder, get
@@ -160,8 +160,14 @@ class RoundingQuantizer(Quantizer):
         if pending is not None and not self.per_axis and not is_exporting():
             return rounded(pending, self.grid(weights))
         exact, grid = tf.cast(self._joined(x), tf.float32), self.grid(weights)
+        if self._is_wide() and not is_exporting():
+            return tf.cast(on_wide_grid(exact, grid), x.dtype)
         on_grid = constant_fake_quant if self.as_constant else native_fake_quant
         return _shaped_as(x, tf.cast(on_grid(exact, grid), x.dtype))
+
+    def _is_wide(self) -> bool:
+        """Whether the grid is that of TFLite's int16 activations."""
+        return self.bits == 16 and self.symmetric and self.narrow_range and not self.per_axis
 
     def train(self, x: tf.Tensor, weights: dict[str, Any]) -> tf.Tensor:
         """Moves the range by this batch, then x on its grid by the Rounder."""

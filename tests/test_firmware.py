@@ -18,7 +18,8 @@ READER = """
 int main(void) {
   fwrite(my_net, 1, MY_NET_SIZE, stdout);
   fprintf(stderr, "%d %s %u %u %.9g %d", (int)((uintptr_t)my_net % 16), MY_NET_SHA256,
-          MY_NET_INPUT_ELEMENTS, MY_NET_OUTPUT_ELEMENTS, MY_NET_INPUT_SCALE, MY_NET_INPUT_ZERO_POINT);
+          MY_NET_INPUT_ELEMENTS, MY_NET_OUTPUT_ELEMENTS, MY_NET_INPUT_SCALE,
+          MY_NET_INPUT_ZERO_POINT);
   return 0;
 }
 """

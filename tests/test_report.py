@@ -140,8 +140,4 @@ def test_it_opens_in_chromium_without_an_error_or_a_request(page, tmp_path, sche
 def _closed(text: str) -> str:
     """A net log as JSON: Chromium may end before it closes the list."""
     text = text.rstrip().rstrip(",")
-    return (
-        text
-        if text.endswith("}]}") or text.endswith("]\n}") or text.endswith("]}")
-        else text + "]}"
-    )
+    return text if text.endswith(("]}", "]\n}")) else text + "]}"
