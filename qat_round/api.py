@@ -15,6 +15,7 @@ from .firmware import export_c
 from .intake import write_back
 from .integer.custom import register_layer
 from .model import annotate_layer, annotate_model, load_model, quantize_apply, quantize_model
+from .monitors import QuantizationLog
 from .onnx_file import export_onnx, verify_onnx
 from .parity import OutputParity, Parity
 from .quantizers import RoundingQuantizer
@@ -52,6 +53,7 @@ __all__ = [
     "ModelSpec",
     "OutputParity",
     "Parity",
+    "QuantizationLog",
     "RampRound",
     "Rounder",
     "RoundingConfig",

@@ -221,4 +221,13 @@ def _converted(converter: Any, io: str) -> bytes:
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.inference_input_type = IO_TYPES[io]
     converter.inference_output_type = IO_TYPES[io]
-    return converter.convert()
+    try:
+        return converter.convert()
+    except Exception as error:  # ConverterError, and what its passes raise
+        lines = [line.strip() for line in str(error).splitlines() if "error:" in line] or [
+            str(error)
+        ]
+        raise ValueError(
+            f"export_tflite: TFLite's converter refuses the model: {lines[0][-300:]}. "
+            "qr.coverage(model) says which layers it has in integers."
+        ) from error

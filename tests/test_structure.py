@@ -35,6 +35,7 @@ ROOMS = [  # each may import from those above it, and from itself
     "adopt",
     "calibrate",
     "callbacks",
+    "monitors",
     "model",
     "tflite_file",
     "file_scales",

@@ -8,7 +8,6 @@ operator there (convolution, batch norm, ReLU), or because the reader's scale is
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -76,7 +75,14 @@ class Plan:
     def _own_kind(self, part: Part) -> Kind | None:
         if self.layer_spec(part) == FLOAT:
             return None
-        return kind_of_custom(part) if registered(part.cls) else kind_of(part)
+        kind = kind_of_custom(part) if registered(part.cls) else kind_of(part)
+        return None if self._lacks_wide(part, kind) else kind
+
+    def _lacks_wide(self, part: Part, kind: Kind | None) -> bool:
+        """Whether 16 bits are asked for where TFLite's converter has 8 only."""
+        asked = self.layer_spec(part).activations
+        wide = asked is not None and asked.bits == WIDE_BITS
+        return wide and kind is not None and (kind.joins or kind.fixed is not None)
 
     def _has_one_maker(self, part: Part) -> bool:
         """Whether all that is joined is on one grid already: that of one layer, called often."""
@@ -95,7 +101,7 @@ class Plan:
         if not self._is_float(part):
             return LayerQuantizers()
         if kind is None:
-            self.refused[part.name] = _why_not(part)
+            self.refused[part.name] = _why_not(part, self._lacks_wide(part, kind_of(part)))
             return LayerQuantizers(why=self.refused[part.name])
         weights = self._weights(part, kind, spec)
         if kind.grid != OWN:
@@ -202,8 +208,7 @@ def _output(kind: Kind, spec: TensorSpec, repeated: bool) -> RoundingQuantizer:
     """A layer's output; one that is called often, on values that differ, must not average ends."""
     settings = _OUTPUTS | ({"range": "all_values"} if repeated else {}) | spec.given()
     if kind.fixed is not None:
-        ends = _wide_ends(kind.fixed) if settings["bits"] == WIDE_BITS else kind.fixed
-        settings |= {"range": Fixed(*ends), "symmetric": False, "narrow_range": False}
+        settings |= {"range": Fixed(*kind.fixed), "symmetric": False, "narrow_range": False}
     return RoundingQuantizer(**wide(settings))
 
 
@@ -214,15 +219,13 @@ def wide(settings: dict[str, Any]) -> dict[str, Any]:
     return settings | {"symmetric": True, "narrow_range": True, "off_ties": False}
 
 
-def _wide_ends(ends: tuple[float, float]) -> tuple[float, float]:
-    """The symmetric range whose step is that of the int16 kernel: the power of two over 2^15."""
-    reach = 2.0 ** math.ceil(math.log2(max(abs(ends[0]), ends[1])))
-    high = reach * (1.0 - 2.0**-15)
-    return -high, high
-
-
-def _why_not(part: Part) -> str:
+def _why_not(part: Part, lacks_wide: bool = False) -> str:
     cls = part.origin.cls
+    if lacks_wide:
+        return (
+            "TFLite's converter has no 16-bit activations for this layer; use activation_bits=8, "
+            "or take it out of the model (give logits instead of a closing softmax)"
+        )
     if cls is keras.layers.Lambda or cls.__name__.endswith("OpLambda"):
         return "a raw operator or Lambda, of which nothing is known; write it as a Keras layer"
     if not cls.__module__.startswith(("tf_keras.", "keras.", "qat_round.")):

@@ -134,7 +134,7 @@ def _layers(model: Any, tflite: bytes, inputs: Any) -> dict[str, Any]:
 
 def _ranges(model: Any, inputs: Any) -> dict[str, Any]:
     found = measure.activations(model, inputs)
-    clipped = measure.clipped_shares(found)
+    clipped = measure.shares_outside(found)
     rows = [[n, lo, hi, float(v.min()), float(v.max()), clipped[n]] for n, v, lo, hi in found]
     columns = ("tensor", "range from", "to", "least value", "greatest", "share clipped")
     text = (

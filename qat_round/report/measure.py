@@ -9,6 +9,7 @@ import numpy as np
 
 from .._compat import tf
 from ..calibrate import model_inputs
+from ..monitors import in_steps
 from ..quantizers import observing
 from ..tensors import quantized_tensors
 from ..tflite_file import Runner, TFLiteFile, sliced
@@ -62,18 +63,14 @@ def weight_levels(model: Any) -> list[tuple[str, np.ndarray, int]]:
     """(path, weights in steps, highest level) of every quantized weight."""
     found = []
     for tensor in quantized_tensors(model):
-        if tensor.variable is None or not tensor.is_ours:
-            continue
-        y = tensor.quantizer.infer(tensor.variable, tensor.weights)
-        spread = np.asarray(tensor.quantizer.infer(tf.ones_like(y) * 1e9, tensor.weights))
-        highest = 2 ** (tensor.bits - 1) - 1
-        step = np.where(spread > 0, spread / highest, 1.0)
-        raw = np.ravel(tensor.variable.numpy() / step)
-        found.append((_short(tensor.path), raw[:: max(1, raw.size // _VALUES)], highest))
+        if tensor.variable is not None and tensor.is_ours:
+            raw = np.ravel(in_steps(tensor).numpy())
+            thinned = raw[:: max(1, raw.size // _VALUES)]
+            found.append((_short(tensor.path), thinned, 2 ** (tensor.bits - 1) - 1))
     return found
 
 
-def clipped_shares(tensors: list[tuple[str, np.ndarray, float, float]]) -> dict[str, float]:
+def shares_outside(tensors: list[tuple[str, np.ndarray, float, float]]) -> dict[str, float]:
     """{path: share of the values that lie outside of their range}."""
     return {
         name: float(np.mean((values < lo - 1e-6) | (values > hi + 1e-6)))
