@@ -8,125 +8,40 @@ qr.export_tflite(q, "model.tflite", io="int8")
 print(qr.verify_tflite(q, "model.tflite", x_test).table())
 """
 
-from . import _compat, ranges, schedules, testing
-from .adaround import adaround
-from .adopt import adopt
-from .affine import Grid, fake_quant, grid_from_range
-from .bakeoff import RounderComparison, compare_rounders
-from .batch_norm import reestimate_batch_norm
-from .calibrate import calibrate
-from .callbacks import Anneal, knobs
-from .compare import LayerComparison, compare_layers
-from .configs import RoundingConfig
-from .coverage import Coverage, LayerCoverage, coverage
-from .distill import Distiller
-from .export import export_tflite
-from .intake import write_back
-from .integer.custom import register_layer
-from .lift import lifted
-from .lower_bits import LowerBits
-from .model import annotate_layer, annotate_model, load_model, quantize_apply, quantize_model
-from .oscillation import Dampening, FreezeOscillating, OscillationMonitor
-from .parity import OutputParity, Parity
-from .quantizers import RoundingQuantizer
-from .recipes import recipes
-from .rounding import (
-    ElementWiseScaling,
-    ExpectedRound,
-    ExpectedThresholdRound,
-    FourierRound,
-    LearnedTanhRound,
-    MixRound,
-    RampRound,
-    Rounder,
-    SigmoidRound,
-    SineRound,
-    StochasticRound,
-    StraightThrough,
-    TanhRound,
-    get,
-    mix,
-    names,
-    register,
-    round,  # noqa: A004
-)
-from .scheme import RoundingScheme
-from .search_bits import BitSearch, search_bits
-from .spec import FLOAT, LayerSpec, ModelSpec, TensorSpec
-from .statistics import Interval, paired_difference
-from .tensors import summary
-from .verify import verify_tflite
+import importlib
+import importlib.util
+import os
+import sys
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = [
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # has to be set before TensorFlow is imported
+
+# TensorFlow takes seconds to import. The command line puts it off until it is needed; everybody
+# else has it now, so that Keras's own `load_model` knows our classes after `import qat_round`.
+_VERBS = (
     "adaround",
     "adopt",
-    "Anneal",
-    "annotate_layer",
-    "annotate_model",
-    "BitSearch",
     "calibrate",
-    "compare_layers",
-    "compare_rounders",
-    "Coverage",
     "coverage",
-    "Dampening",
-    "Distiller",
-    "ElementWiseScaling",
-    "ExpectedRound",
-    "ExpectedThresholdRound",
-    "export_tflite",
-    "fake_quant",
-    "FLOAT",
-    "FourierRound",
-    "FreezeOscillating",
-    "get",
-    "Grid",
-    "grid_from_range",
-    "Interval",
-    "knobs",
-    "LayerComparison",
-    "LayerCoverage",
-    "LayerSpec",
-    "LearnedTanhRound",
-    "lifted",
-    "load_model",
-    "LowerBits",
-    "mix",
-    "MixRound",
-    "ModelSpec",
-    "names",
-    "OscillationMonitor",
-    "OutputParity",
-    "paired_difference",
-    "Parity",
-    "quantize_apply",
-    "quantize_model",
-    "RampRound",
-    "ranges",
     "recipes",
-    "reestimate_batch_norm",
-    "register",
-    "register_layer",
-    "round",
-    "Rounder",
-    "RounderComparison",
-    "RoundingConfig",
-    "RoundingQuantizer",
-    "RoundingScheme",
-    "schedules",
     "search_bits",
-    "SigmoidRound",
-    "SineRound",
-    "StochasticRound",
-    "StraightThrough",
-    "summary",
-    "TanhRound",
-    "TensorSpec",
-    "testing",
-    "verify_tflite",
-    "write_back",
-]
+    "strip",
+)  # functions that are called as their modules are
+_PROGRAM = os.path.basename((getattr(sys, "argv", None) or [""])[0])  # "-m": python -m qat_round
 
-_compat.register_objects(_compat.tfmot_objects())  # so that Keras's own load_model knows them
+if TYPE_CHECKING or not (_PROGRAM == "-m" or _PROGRAM.startswith("qat-round")):
+    from .api import *  # noqa: F403
+    from .api import __all__ as __all__
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name.startswith("__") and name != "__all__":
+            raise AttributeError(f"module 'qat_round' has no attribute {name!r}")
+        if name not in _VERBS and importlib.util.find_spec(f"qat_round.{name}"):
+            return importlib.import_module(f"qat_round.{name}")
+        return getattr(importlib.import_module("qat_round.api"), name)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *importlib.import_module("qat_round.api").__all__})

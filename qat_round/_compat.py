@@ -112,6 +112,15 @@ def smart_cond(pred: Any, true_fn: Callable[[], Any], false_fn: Callable[[], Any
     return true_fn() if known else false_fn()
 
 
+def read_toml(text: str) -> dict[str, Any]:
+    """A TOML document as plain data; a ValueError for anything else."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    return tomllib.loads(text)
+
+
 def is_keras3(model: Any) -> bool:
     """Whether the object is a Keras 3 layer or model; never imports Keras 3 to find out."""
     keras3 = sys.modules.get("keras")

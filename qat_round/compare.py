@@ -133,7 +133,7 @@ def compare_layers(
     in_order(model.output_names, list(runner.outputs), "outputs", _VERB)
     named = named_inputs(model, runner, inputs, batch_size, _VERB)
     work = _Comparison(model, file, runner)
-    parts = list(sliced(named, batch_size))
+    parts = list(sliced(named, runner.fixed_batch() or batch_size))
     for number, batch in enumerate(parts):
         work.add(number, batch)
     layers = work.layers([layer.name for layer in model.layers])

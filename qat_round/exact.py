@@ -26,21 +26,24 @@ class Ints(NamedTuple):
     Args:
         values: level minus zero point.
         step: shape ().
+        bits: of their grid.
     """
 
     values: tf.Tensor
     step: tf.Tensor
+    bits: int = 8
 
 
 class Sums(NamedTuple):
     """Sums of products of whole numbers, not rounded yet: acc step_in step_w + bias.
 
     Args:
-        acc: whole numbers.
+        acc: whole numbers; float64 where they are sums of 16-bit ones.
         step_in: the input's step, ().
         step_w: the other factor's, () or (channels,).
         bias: what is added, in real units, or None.
         ties: "" where the kernel rounds once, halves to even; else see `fixed_point`.
+        is_dense: whether FULLY_CONNECTED makes them, whose multiplier is fine in int16 too.
     """
 
     acc: tf.Tensor
@@ -48,21 +51,31 @@ class Sums(NamedTuple):
     step_w: tf.Tensor
     bias: Any
     ties: str = ""
+    is_dense: bool = False
 
     def real(self) -> tf.Tensor:
         """The sums in real units, with the bias on its grid."""
         step = product(self.step_in, self.step_w)
-        return (self.acc if self.bias is None else self.acc + self._bias(step)) * step
+        return tf.cast(self._with_bias(step), tf.float32) * step
 
     def levels(self, step: tf.Tensor) -> tf.Tensor:
         """The sums as whole numbers of a step."""
         unit = product(self.step_in, self.step_w)
-        acc = self.acc if self.bias is None else self.acc + self._bias(unit)
+        acc = self._with_bias(unit)
+        given = (tf.cast(s, tf.float64) for s in (self.step_in, self.step_w, step))
+        step_in, step_w, step_out = given
+        factor = step_in * step_w / step_out
+        if acc.dtype == tf.float64:
+            factor = factor if self.is_dense else in_15_bits(factor)
+            return tf.cast(tf.floor(acc * factor + 0.5), tf.float32)
         if self.ties:
-            given = (tf.cast(s, tf.float64) for s in (self.step_in, self.step_w, step))
-            step_in, step_w, step_out = given
-            return scaled(acc, step_in * step_w / step_out, self.ties)
+            return scaled(acc, factor, self.ties)
         return tf.round(acc * (unit / step))
+
+    def _with_bias(self, step: tf.Tensor) -> tf.Tensor:
+        return (
+            self.acc if self.bias is None else self.acc + tf.cast(self._bias(step), self.acc.dtype)
+        )
 
     def _bias(self, step: tf.Tensor) -> tf.Tensor:
         return tf.round(tf.math.divide_no_nan(tf.convert_to_tensor(self.bias), step))
@@ -72,7 +85,8 @@ class Sums(NamedTuple):
         bias = beta - mean * factor
         bias = bias if self.bias is None else bias + self.bias * factor
         step = product(self.step_w, tf.abs(factor))
-        return self._replace(acc=self.acc * tf.sign(factor), step_w=step, bias=bias)
+        acc = self.acc * tf.cast(tf.sign(factor), self.acc.dtype)
+        return self._replace(acc=acc, step_w=step, bias=bias)
 
 
 class Pair(NamedTuple):
@@ -133,6 +147,30 @@ class Clipped(NamedTuple):
 Pending = Sums | Pair | Moved | Leaky | Clipped
 
 
+def in_15_bits(factor: tf.Tensor) -> tf.Tensor:
+    """A multiplier (float64) as TFLite's int16 convolutions have it: q 2^shift, q in 15 bits.
+
+    That is less than the 16 bits of what they compute, so that it is felt.
+    """
+    factor = tf.maximum(factor, 2.0**-40)
+    shift = tf.floor(tf.math.log(factor) / tf.math.log(tf.constant(2.0, tf.float64))) + 1.0
+    shift = shift + tf.cast(factor >= 2.0**shift, tf.float64)
+    shift = shift - tf.cast(factor < 2.0 ** (shift - 1.0), tf.float64)
+    fixed = tf.floor(factor / 2.0**shift * 2.0**31 + 0.5)
+    whole = tf.floor((fixed + 2.0**15) / 2.0**16)
+    return tf.where(fixed < 0x7FFF0000, whole, 0x7FFF) * 2.0 ** (shift - 15.0)
+
+
+def on_wide_grid(x: tf.Tensor, grid: Any) -> tf.Tensor:
+    """x on a 16-bit grid around 0, by a division, as QUANTIZE does.
+
+    The fake-quant op counts from the lowest level, which costs float32 its last bits.
+    """
+    levels = tf.sign(x) * tf.floor(tf.abs(x) / grid.step + 0.5)
+    lowest, highest = grid.qmin - grid.zero_point, grid.qmax - grid.zero_point
+    return tf.clip_by_value(levels, lowest, highest) * grid.step
+
+
 def product(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """a b, correctly rounded to float32.
 
@@ -179,4 +217,4 @@ def rounded(pending: Pending, grid: Any) -> tf.Tensor:
     """Sums on a grid, as the kernel rounds them, with a note of their whole numbers."""
     lowest, highest = grid.qmin - grid.zero_point, grid.qmax - grid.zero_point
     levels = tf.clip_by_value(pending.levels(grid.step), lowest, highest)
-    return note_ints(levels * grid.step, Ints(levels, grid.step))
+    return note_ints(levels * grid.step, Ints(levels, grid.step, grid.bits))

@@ -24,6 +24,8 @@ from .grids import GridClip, norm_constants
 from .notes import noted_grid
 
 _L = keras.layers
+_EXACT_BITS = 8  # sums of products of wider integers are not exact in float32
+_HALF = 256.0  # 16-bit numbers are summed in two halves
 _KERNELS = {
     _L.Conv1D: "kernel",
     _L.Conv2D: "kernel",
@@ -107,7 +109,9 @@ def with_sums(layer: Any, rounded: Any, exact: Any) -> Any:
 def moved(x: Any) -> Any:
     """A tensor on a grid, noted as going to another one; itself where it is on none."""
     ints = ints_of(x)
-    return x if ints is None else note_pending(tf.identity(x), Moved(ints))
+    if ints is None or ints.bits > _EXACT_BITS:
+        return x
+    return note_pending(tf.identity(x), Moved(ints))
 
 
 def ints_of(x: Any) -> Ints | None:
@@ -118,7 +122,7 @@ def ints_of(x: Any) -> Ints | None:
     if x.dtype != tf.float32:
         return None
     step = tf.convert_to_tensor(grid.quantizer.grid(grid.weights).step)
-    return None if step.shape.rank else Ints(tf.round(x / step), step)
+    return None if step.shape.rank else Ints(tf.round(x / step), step, grid.quantizer.bits)
 
 
 def _linear(wrapper: Any, inputs: Any, name: str) -> Any:
@@ -131,13 +135,23 @@ def _linear(wrapper: Any, inputs: Any, name: str) -> Any:
     grid = quantizer.grid(state)
     kernel = tf.round(getattr(layer, name) / _against(quantizer, grid.step, variable.shape))
     with _as_sums(layer, name, kernel):
-        acc = layer.call(x.values)
+        acc = _summed(layer, x)
     bias = layer.bias if layer.use_bias else None
     table = _INT4_TIES if quantizer.bits <= 4 else _TIES
     ties = next((table[cls] for cls in type(layer).__mro__ if cls in table), "")
-    sums = Sums(acc, x.step, tf.convert_to_tensor(grid.step), bias, ties)
+    is_dense = isinstance(layer, _L.Dense)
+    sums = Sums(acc, x.step, tf.convert_to_tensor(grid.step), bias, ties, is_dense)
     is_relu = getattr(layer, "activation", None) is keras.activations.relu
     return note_pending(layer.activation(sums.real()), Clipped(sums) if is_relu else sums)
+
+
+def _summed(layer: Any, x: Ints) -> tf.Tensor:
+    """Sums of products, exact: of 16-bit numbers by halves, put together in float64."""
+    if x.bits <= _EXACT_BITS:
+        return layer.call(x.values)
+    high = tf.round(x.values / _HALF)
+    parts = [tf.cast(layer.call(h), tf.float64) for h in (high, x.values - high * _HALF)]
+    return parts[0] * _HALF + parts[1]
 
 
 def _is_plain(layer: Any) -> bool:
@@ -185,10 +199,12 @@ def _joined(layer: Any, inputs: Any) -> Any:
         return None
     a, b = sides
     if type(layer) is _L.Multiply:
+        if a.bits + b.bits > 2 * _EXACT_BITS:
+            return None
         sums = Sums(a.values * b.values, a.step, b.step, None)
         return note_pending(sums.real(), sums)
     if type(layer) is _L.Subtract:
-        b = Ints(-b.values, b.step)
+        b = b._replace(values=-b.values)
     return note_pending(layer.call(inputs), Pair(a, b))
 
 
@@ -198,6 +214,8 @@ def _multiplied(layer: Any, inputs: Any) -> Any:
     if len(sides) != 2 or getattr(layer, "normalize", False):
         return None
     a, b = sides
+    if max(a.bits, b.bits) > _EXACT_BITS:
+        return None
     sums = Sums(layer.call([a.values, b.values]), a.step, b.step, None, ties="away")
     return note_pending(sums.real(), sums)
 
@@ -205,7 +223,7 @@ def _multiplied(layer: Any, inputs: Any) -> Any:
 def _against_a_number(wrapper: Any, inputs: Any) -> Any:
     """A product or a sum with constants on one grid."""
     layer, x = wrapper.layer, ints_of(inputs)
-    if x is None or len(wrapper._weight_vars) != 1:
+    if x is None or len(wrapper._weight_vars) != 1 or x.bits > _EXACT_BITS:
         return None
     _, quantizer, state = wrapper._weight_vars[0]
     step = tf.convert_to_tensor(quantizer.grid(state).step)

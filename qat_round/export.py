@@ -14,12 +14,14 @@ import numpy as np
 
 from ._compat import exporting, tf
 from .file_scales import with_model_scales
+from .int16 import with_wide_biases
 from .learned import is_at_its_limit
 from .lift import lifted, narrow_activations
 from .tensors import quantized_tensors, require_quantized
 from .tflite_file import TFLiteFile
 
-IO_TYPES = {"float32": tf.float32, "int8": tf.int8, "uint8": tf.uint8}
+WIDE = 16  # bits of activations in int16x8 files
+IO_TYPES = {"float32": tf.float32, "int8": tf.int8, "uint8": tf.uint8, "int16": tf.int16}
 
 
 def export_tflite(
@@ -27,16 +29,20 @@ def export_tflite(
     path: str | os.PathLike[str] | None = None,
     io: str = "float32",
     lift_activations: bool = False,
+    batch_size: int | None = None,
 ) -> bytes:
     """Converts a quantized model to TFLite.
 
     Args:
         model: from `qr.quantize_model`, calibrated or trained.
         path: where to write the file as well; written beside it first, then renamed.
-        io: type of the file's inputs and outputs: "float32", "int8" or "uint8".
+        io: type of the file's inputs and outputs: "float32", "int8", "uint8"; "int16" for a model
+            with activation_bits=16.
         lift_activations: whether activations of fewer than 8 bits, which TFLite cannot hold, are
             written with 8 bits on the same ranges. The file then rounds more finely than the model
             and has an accuracy of its own; see `qr.lifted`.
+        batch_size: fixes the number of samples that run at once, as microcontrollers need it; None
+            leaves it open.
 
     Returns:
         The bytes of the `.tflite`.
@@ -55,10 +61,12 @@ def export_tflite(
         raise ValueError(f"export_tflite: io={io!r} is unknown; allowed are {list(IO_TYPES)}.")
     if path is not None:
         check_writable(path)
-    _check_ranges(model)
+    _check_batch_size(batch_size)
+    check_ranges(model)
     with lifted(model) if lift_activations else contextlib.nullcontext():
-        _check_bits(model)
-        tflite = with_model_scales(_convert(model, io), model)
+        check_bits(model)
+        _check_io(model, io)
+        tflite = with_wide_biases(with_model_scales(_convert(model, io, batch_size), model))
     if lift_activations:
         _say_lifted(model)
     if path is not None:
@@ -102,7 +110,8 @@ def _umask() -> int:
     return mask
 
 
-def _check_ranges(model: Any) -> None:
+def check_ranges(model: Any) -> None:
+    """Raises a ValueError that names every range that was never set from data."""
     guessed = [t.path for t in quantized_tensors(model) if t.is_first_guess]
     if guessed:
         raise ValueError(
@@ -118,15 +127,18 @@ def _check_ranges(model: Any) -> None:
         )
 
 
-def _check_bits(model: Any) -> None:
+def check_bits(model: Any) -> None:
+    """Raises a ValueError that names every activation of neither 8 nor 16 bits."""
     narrow = {
-        t.path: t.bits for t in quantized_tensors(model) if t.variable is None and t.bits != 8
+        t.path: t.bits
+        for t in quantized_tensors(model)
+        if t.variable is None and t.bits not in (8, WIDE)
     }
     if narrow:
         shown = ", ".join(f"{path} ({bits} bits)" for path, bits in narrow.items())
         raise ValueError(
-            "export_tflite: TFLite's converter takes activations of 8 bits only, but these differ: "
-            f"{shown}. Use activation_bits=8 (weights may be 2 to 8 bits), or "
+            "export_tflite: TFLite's converter takes activations of 8 or 16 bits only, but "
+            f"these differ: {shown}. Use activation_bits=8 or 16 (weights may be 2 to 8 bits), or "
             "lift_activations=True, which writes fewer bits as 8 on the same ranges."
         )
 
@@ -139,6 +151,26 @@ def _say_lifted(model: Any) -> None:
             f"export_tflite: written with 8 bits on the same ranges: {shown}. The file's accuracy "
             "is its own, not the model's: measure it on the file.",
             stacklevel=3,
+        )
+
+
+def _check_batch_size(batch_size: Any) -> None:
+    whole = isinstance(batch_size, int) and not isinstance(batch_size, bool)
+    if batch_size is not None and not (whole and batch_size >= 1):
+        raise ValueError(
+            f"export_tflite: batch_size={batch_size!r} has to be a whole number >= 1, or None."
+        )
+
+
+def _check_io(model: Any, io: str) -> None:
+    bits = {t.bits for t in quantized_tensors(model) if t.variable is None}
+    if io == "float32" or not bits:
+        return
+    if (io == "int16") != (bits == {WIDE}):
+        fits = "int16" if bits == {WIDE} else "int8 or uint8"
+        raise ValueError(
+            f"export_tflite: io={io!r} does not fit activations of {sorted(bits)} bits; "
+            f"use io={fits}, or float32."
         )
 
 
@@ -170,11 +202,11 @@ def _is_even(bias: np.ndarray) -> bool:
     return bias.ndim == 1 and bias.size > 1 and bias[0] != 0.0 and bool(np.all(bias == bias[0]))
 
 
-def _inference(model: Any) -> Any:
+def _inference(model: Any, batch_size: int | None) -> Any:
     """The model in inference as one function of named inputs that gives named outputs."""
     names = list(model.input_names)
     specs = {
-        name: tf.TensorSpec(tensor.shape, tensor.dtype, name)
+        name: tf.TensorSpec(_fixed(tensor.shape, batch_size), tensor.dtype, name)
         for name, tensor in zip(names, model.inputs, strict=True)
     }
 
@@ -187,7 +219,11 @@ def _inference(model: Any) -> Any:
     return serve.get_concrete_function()
 
 
-def _convert(model: Any, io: str) -> bytes:
+def _fixed(shape: Any, batch_size: int | None) -> list[int | None]:
+    return [batch_size or shape[0], *shape[1:]]
+
+
+def _convert(model: Any, io: str, batch_size: int | None = None) -> bytes:
     """The file, by the quicker of two ways; by both where that leaves operators in float.
 
     A Keras model is traced layer by layer, for minutes if it is large; a function is not. But now
@@ -195,9 +231,9 @@ def _convert(model: Any, io: str) -> bytes:
     """
     with _uneven_biases(model), exporting(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the converter's own, about its deprecated parts
-        quick = _converted(_function_converter(model), io)
+        quick = _converted(_function_converter(model, batch_size), io)
         floats = _float_count(quick)
-        if not floats:
+        if not floats or batch_size:
             return quick
         slow = _converted(tf.lite.TFLiteConverter.from_keras_model(model), io)
         return slow if _float_count(slow) < floats else quick
@@ -207,14 +243,23 @@ def _float_count(tflite: bytes) -> int:
     return len(TFLiteFile(tflite).float_results())
 
 
-def _function_converter(model: Any) -> Any:
+def _function_converter(model: Any, batch_size: int | None) -> Any:
     holder = tf.Module()
     holder.variables_of_model = list(model.variables)
-    return tf.lite.TFLiteConverter.from_concrete_functions([_inference(model)], holder)
+    return tf.lite.TFLiteConverter.from_concrete_functions([_inference(model, batch_size)], holder)
 
 
 def _converted(converter: Any, io: str) -> bytes:
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.inference_input_type = IO_TYPES[io]
     converter.inference_output_type = IO_TYPES[io]
-    return converter.convert()
+    try:
+        return converter.convert()
+    except Exception as error:  # ConverterError, and what its passes raise
+        lines = [line.strip() for line in str(error).splitlines() if "error:" in line] or [
+            str(error)
+        ]
+        raise ValueError(
+            f"export_tflite: TFLite's converter refuses the model: {lines[0][-300:]}. "
+            "qr.coverage(model) says which layers it has in integers."
+        ) from error

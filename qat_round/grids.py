@@ -10,6 +10,7 @@ from .notes import GridNote, SumNote
 from .quantizers import RoundingQuantizer, is_bypassed, quantize
 
 _TIE = 1e-4  # averages are multiples of 1/n apart; floats of them are this near, in steps
+_WIDE_TIE = 4e-3  # the same of 16-bit numbers
 
 
 def on_noted_grid(
@@ -64,7 +65,8 @@ class AverageQuantizer:
 def _half_away(y: tf.Tensor, grid: Any) -> tf.Tensor:
     middle = 2.0 ** (grid.bits - 1)  # the signed integer's zero, as the fake-quant op counts
     signed = y / grid.step + (grid.zero_point - middle)
-    whole = tf.sign(signed) * tf.floor(tf.abs(signed) + (0.5 + _TIE))
+    tie = _TIE if grid.bits <= 8 else _WIDE_TIE
+    whole = tf.sign(signed) * tf.floor(tf.abs(signed) + (0.5 + tie))
     return (whole - (grid.zero_point - middle)) * grid.step
 
 

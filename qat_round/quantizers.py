@@ -20,7 +20,7 @@ from .affine import (
     native_fake_quant,
     stored_grid,
 )
-from .exact import noted_pending, rounded
+from .exact import noted_pending, on_wide_grid, rounded
 from .learned import Learned, Pact
 from .notes import GridNote, note_grid
 from .ranges import FIRST_GUESS, Fixed, Range, get_range, measure
@@ -173,15 +173,21 @@ class RoundingQuantizer(Quantizer):
         if pending is not None and not self.per_axis and not is_exporting():
             return rounded(pending, self.grid(weights))
         exact, grid = tf.cast(self.joined(x), tf.float32), self.grid(weights)
-        if (
-            is_exporting()
-            and self.symmetric
-            and self.bits not in STORED_BITS
-            and not self.as_constant
-        ):
+        if self._is_wide() and not is_exporting():
+            return tf.cast(on_wide_grid(exact, grid), x.dtype)
+        if self._moves_to_stored():
             exact, grid = constant_fake_quant(exact, grid), stored_grid(grid)
         on_grid = constant_fake_quant if self.as_constant else native_fake_quant
         return _shaped_as(x, tf.cast(on_grid(exact, grid), x.dtype))
+
+    def _moves_to_stored(self) -> bool:
+        """Whether the file holds a weight's integers with more bits than the model has."""
+        stored = self.as_constant or self.bits in STORED_BITS
+        return is_exporting() and self.symmetric and not stored
+
+    def _is_wide(self) -> bool:
+        """Whether the grid is that of TFLite's int16 activations."""
+        return self.bits == 16 and self.symmetric and self.narrow_range and not self.per_axis
 
     def train(self, x: tf.Tensor, weights: dict[str, Any]) -> tf.Tensor:
         """Moves the range by this batch, then x on its grid by the Rounder."""

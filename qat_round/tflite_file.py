@@ -100,16 +100,39 @@ class Runner:
             file.content, experimental_preserve_all_tensors=keep_all, **options
         )
         self._batch: tuple[tuple[int, ...], ...] | None = None
+        self._samples: int | None = None  # of the last run, where they were padded
         with _damaged(file.content):
             self.inputs, self.outputs = self._details()
 
     def input_shape(self, name: str) -> tuple[int | None, ...]:
-        """An input's shape, None where any size will do."""
-        return tuple(None if n < 0 else int(n) for n in self.inputs[name]["shape_signature"])
+        """An input's shape, None where any size will do: the number of samples always."""
+        shape = tuple(None if n < 0 else int(n) for n in self.inputs[name]["shape_signature"])
+        return (None, *shape[1:]) if shape else shape
+
+    def end_indices(self, which: str) -> list[int]:
+        """Indices of the "inputs" or "outputs" in the order of the file's own list."""
+        lite = self._interpreter
+        details = lite.get_input_details() if which == "inputs" else lite.get_output_details()
+        return [int(end["index"]) for end in details]
+
+    def fixed_batch(self) -> int | None:
+        """How many samples the file runs at once, if that is fixed."""
+        shapes = [details["shape_signature"] for details in self.inputs.values()]
+        sizes = {int(shape[0]) if len(shape) else -1 for shape in shapes}
+        return sizes.pop() if len(sizes) == 1 and min(sizes) > 0 else None
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """Runs one batch, {input name: array}; outputs in the order of `self.outputs`."""
-        self._resize(inputs)
+        """Runs one batch, {input name: array}; outputs in the order of `self.outputs`.
+
+        A file of a fixed batch size runs that many samples, or fewer.
+        """
+        self._samples = None
+        fixed = self.fixed_batch()
+        if fixed is None:
+            self._resize(inputs)
+        else:
+            self._samples = len(next(iter(inputs.values())))
+            inputs = {name: _padded(array, fixed) for name, array in inputs.items()}
         for name, details in self.inputs.items():
             self._interpreter.set_tensor(details["index"], quantized(inputs[name], details))
         self._interpreter.invoke()
@@ -121,7 +144,9 @@ class Runner:
 
     def read_raw(self, index: int) -> np.ndarray:
         """A tensor of the last run, in its own type."""
-        return self._interpreter.get_tensor(index)
+        values = self._interpreter.get_tensor(index)
+        padded = self._samples is not None and values.ndim and len(values) == self.fixed_batch()
+        return values[: self._samples] if padded else values
 
     def _details(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Inputs and outputs by the names of the file's signature, or else of its tensors."""
@@ -144,6 +169,14 @@ class Runner:
             self._interpreter.resize_tensor_input(details["index"], shape)
         self._interpreter.allocate_tensors()
         self._batch = shapes
+
+
+def _padded(array: np.ndarray, count: int) -> np.ndarray:
+    """So many samples: the last one again for those that lack."""
+    if len(array) > count:
+        raise ValueError(f"The file runs {count} samples at once, not {len(array)}.")
+    lacking = np.repeat(array[-1:], count - len(array), axis=0)
+    return np.concatenate([array, lacking]) if len(lacking) else array
 
 
 def quantized(values: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:

@@ -48,6 +48,7 @@ def verify_tflite(
     runner = Runner(file, keep_all=model is not None)
     squashed = _squashed(file, runner) if model is not None else {}
     named = named_inputs(model, runner, inputs, batch_size)
+    batch_size = runner.fixed_batch() or batch_size
     our_logits: list[np.ndarray | None] = []
     if model is None:
         ours = _listed(model_or_outputs, list(runner.outputs), "outputs")

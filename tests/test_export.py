@@ -145,3 +145,61 @@ def test_a_written_file_has_ordinary_permissions(tmp_path):
     write_file(tmp_path / "model.tflite", b"new")
     ordinary, ours = ((tmp_path / n).stat().st_mode for n in ("ordinary", "model.tflite"))
     assert ours == ordinary
+
+
+# 16-bit activations, fixed batches
+
+
+def wide_nets():
+    """A net of convolutions, one of dense layers, and one with an addition and averages."""
+    layers = nets.layers
+    pixels = x = layers.Input((12, 12, 1))
+    x = layers.Conv2D(8, 3, padding="same", activation="relu", name="conv")(x)
+    y = layers.ReLU(6.0)(layers.DepthwiseConv2D(3, padding="same")(x))
+    x = layers.AveragePooling2D()(layers.Add()([x, y]))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(8, 1, activation="relu")(x))
+    mixed = nets.keras.Model(pixels, layers.Dense(4)(x))
+    for model in (mixed, dense := nets.dense_net()):
+        for variable in model.weights:
+            if "bias" in variable.name:
+                variable.assign(np.linspace(-0.2, 0.3, variable.shape[0]))
+    return {"convolutions": nets.conv_net(), "dense": dense, "mixed": mixed}
+
+
+@pytest.mark.parametrize("net", ["convolutions", "dense", "mixed"])
+def test_files_of_16_bits_answer_as_keras_on_grids_of_65535_levels(net):
+    rows = nets.vectors() if net == "dense" else nets.pictures(128)[0]
+    model = qr.calibrate(qr.quantize_model(wide_nets()[net], activation_bits=16), rows[:64])
+    tflite = qr.export_tflite(model, io="int16", batch_size=1)
+    file = TFLiteFile(tflite)
+    assert file.float_operators() == {}
+    assert file.tensors[file.inputs[0]].type == "INT16"
+    biases = [
+        file.tensors[op.inputs[2]].type
+        for op in file.operators
+        if len(op.inputs) == 3 and op.inputs[2] >= 0
+    ]
+    assert set(biases) <= {"INT64"}
+    parity = qr.verify_tflite(model, tflite, rows)
+    assert parity.max_steps <= 2.01
+    assert parity.within_one > 0.97
+    assert parity.outputs[0].step < 2e-4
+
+
+def test_io_has_to_fit_the_bits():
+    model = qr.calibrate(qr.quantize_model(nets.dense_net(), activation_bits=16), nets.vectors())
+    with pytest.raises(ValueError, match="use io=int16"):
+        qr.export_tflite(model, io="int8")
+
+
+def test_a_fixed_batch_is_in_the_file_and_can_be_verified(tuned, pictures):
+    tflite = qr.export_tflite(tuned("ste"), io="int8", batch_size=4)
+    file = TFLiteFile(tflite)
+    assert file.tensors[file.inputs[0]].shape[0] == 4
+    assert qr.verify_tflite(tuned("ste"), tflite, pictures[0][:10]).ok  # 4, 4, and 2 of 4
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 1.5, True])
+def test_a_batch_size_is_a_whole_number(batch_size, tuned):
+    with pytest.raises(ValueError, match="whole number >= 1"):
+        qr.export_tflite(tuned("ste"), batch_size=batch_size)

@@ -24,6 +24,7 @@ from .custom import kind_of_custom, registered
 from .edges import edge_parts
 from .kinds import Kind, Weight, is_grid_clip, is_relu, kind_of
 
+WIDE_BITS = 16
 _COMMON: dict[str, Any] = {"bits": 8, "rounder": "ste"}
 _WEIGHTS = _COMMON | {"range": "last_value", "symmetric": True, "narrow_range": True}
 _OUTPUTS = _COMMON | {"range": "moving_average"}
@@ -77,7 +78,14 @@ class Plan:
     def _own_kind(self, part: Part) -> Kind | None:
         if self.layer_spec(part) == FLOAT:
             return None
-        return kind_of_custom(part) if registered(part.cls) else kind_of(part)
+        kind = kind_of_custom(part) if registered(part.cls) else kind_of(part)
+        return None if self._lacks_wide(part, kind) else kind
+
+    def _lacks_wide(self, part: Part, kind: Kind | None) -> bool:
+        """Whether 16 bits are asked for where TFLite's converter has 8 only."""
+        asked = self.layer_spec(part).activations
+        wide = asked is not None and asked.bits == WIDE_BITS
+        return wide and kind is not None and (kind.joins or kind.fixed is not None)
 
     def _has_one_maker(self, part: Part) -> bool:
         """Whether all that is joined is on one grid already: that of one layer, called often."""
@@ -96,7 +104,7 @@ class Plan:
         if not self._is_float(part):
             return LayerQuantizers()
         if kind is None:
-            self.refused[part.name] = _why_not(part)
+            self.refused[part.name] = _why_not(part, self._lacks_wide(part, kind_of(part)))
             return LayerQuantizers(why=self.refused[part.name])
         weights = self._weights(part, kind, spec)
         if kind.grid != OWN:
@@ -128,7 +136,7 @@ class Plan:
         tensor = Ref(self._calls[name][0][0])
         if spec is None or not self.graph.spec(tensor).floating or self._only_indices(tensor):
             return None
-        settings = _INPUTS | spec.given()
+        settings = wide(_INPUTS | spec.given())
         readers = [self.graph.nodes[n] for n in self._consumers.get(tensor, []) if n]
         if readers and all(self._joins(node) for node in readers):
             return None
@@ -206,11 +214,23 @@ def _output(kind: Kind, spec: TensorSpec, repeated: bool) -> RoundingQuantizer:
     settings = _OUTPUTS | ({"range": "all_values"} if repeated else {}) | spec.given()
     if kind.fixed is not None:
         settings |= {"range": Fixed(*kind.fixed), "symmetric": False, "narrow_range": False}
-    return RoundingQuantizer(**settings)
+    return RoundingQuantizer(**wide(settings))
 
 
-def _why_not(part: Part) -> str:
+def wide(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of 16 bits with the zero point 0, which TFLite's int16 kernels ask for."""
+    if settings["bits"] != WIDE_BITS:
+        return settings
+    return settings | {"symmetric": True, "narrow_range": True, "off_ties": False}
+
+
+def _why_not(part: Part, lacks_wide: bool = False) -> str:
     cls = part.origin.cls
+    if lacks_wide:
+        return (
+            "TFLite's converter has no 16-bit activations for this layer; use activation_bits=8, "
+            "or take it out of the model (give logits instead of a closing softmax)"
+        )
     if cls is keras.layers.Lambda or cls.__name__.endswith("OpLambda"):
         return "a raw operator or Lambda, of which nothing is known; write it as a Keras layer"
     if not cls.__module__.startswith(("tf_keras.", "keras.", "qat_round.")):

@@ -1,0 +1,50 @@
+"""Commands for recipes: init writes one, run does what it says."""
+
+from __future__ import annotations
+
+import pathlib
+
+import click
+
+from . import qat_round
+from .frame import CheckFailed, common_options, emit, say
+
+
+@qat_round.command()
+@click.argument("model", type=click.Path())
+@click.option("--data", default="data.npz", show_default=True, help="Where the samples are.")
+@click.option("-o", "--output", default="recipe.toml", show_default=True, type=click.Path())
+@click.option("--force", is_flag=True, help="Write over a file that is there.")
+@common_options
+def init(model: str, data: str, output: str, force: bool) -> None:
+    """Write a commented recipe for the float MODEL."""
+    from .. import api  # noqa: F401
+    from ..export import write_file
+    from ..recipe_init import recipe_for
+
+    if pathlib.Path(output).exists() and not force:
+        raise click.UsageError(f"{output!r} is there already; --force writes over it.")
+    text = recipe_for(model, data)
+    write_file(output, text.encode())
+    emit({"output": output}, f"wrote {output}; next: qat-round run {output}")
+
+
+@qat_round.command()
+@click.argument("recipe", type=click.Path())
+@common_options
+def run(recipe: str) -> None:
+    """Do all that RECIPE says; interrupted, the same command goes on where it was."""
+    from .. import api  # noqa: F401 : user functions may use it
+    from ..recipe_file import read_recipe
+    from ..recipe_run import run_recipe
+
+    manifest = run_recipe(read_recipe(recipe), told=say)
+    figures, parity = manifest["figures"], manifest["parity"]
+    lines = [f"{name}: {value}" for name, value in figures.items()]
+    lines += [f"furthest from Keras: {parity['max_steps']:.3g} steps"]
+    lines += [
+        f"wrote {file['name']}: {file['bytes']:,} bytes" for file in manifest["files"].values()
+    ]
+    emit(manifest, "\n".join(lines))
+    if not manifest["ok"]:
+        raise CheckFailed("the file did not pass the checks; see the manifest.")

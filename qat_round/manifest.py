@@ -1,0 +1,67 @@
+"""A manifest: what made an artefact, and its hashes and figures, so that it can be made again."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+from .data_files import file_hash
+from .export import write_file
+
+_PACKAGES = (
+    "qat_round",
+    "tensorflow",
+    "tf-keras",
+    "tensorflow-model-optimization",
+    "numpy",
+    "ai-edge-litert",
+)
+
+
+def versions() -> dict[str, str]:
+    """Python, and the packages that take part, as installed."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def write_manifest(
+    path: str | os.PathLike[str], files: Mapping[str, str | os.PathLike[str]], **facts: Any
+) -> dict[str, Any]:
+    """Writes `{versions, files: {role: {name, bytes, sha256}}, **facts}` as JSON.
+
+    Args:
+        path: of the manifest.
+        files: the artefacts, by what they are.
+        **facts: recipe, seed, figures: all that JSON takes.
+
+    Returns:
+        What was written.
+    """
+    manifest = {
+        "manifest": 1,
+        "versions": versions(),
+        "files": {role: _file(pathlib.Path(file)) for role, file in files.items()},
+        **facts,
+    }
+    write_file(path, (json.dumps(manifest, indent=2, default=_plain) + "\n").encode())
+    return manifest
+
+
+def _file(path: pathlib.Path) -> dict[str, Any]:
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": file_hash(path)}
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return value.get_config() if hasattr(value, "get_config") else str(value)

@@ -1,0 +1,49 @@
+"""`qat-round init`: a commented recipe for a given model."""
+
+from __future__ import annotations
+
+import pathlib
+
+from .coverage import coverage
+from .data_files import file_hash
+from .firmware import identifier
+from .recipe_file import written
+from .rounding import names
+
+
+def recipe_for(model: str, data: str) -> str:
+    """A recipe with every key, its meaning and its default.
+
+    Args:
+        model: path of the float model; it is read, so that layers without an integer operator are
+            named.
+        data: path of the data.
+
+    Raises:
+        FileNotFoundError: if there is no such model.
+        ValueError: if it cannot be read.
+    """
+    if not pathlib.Path(model).exists():
+        raise FileNotFoundError(f"init: there is no model {model!r}.")
+    file_hash(model)
+    found = coverage(model)
+    name = identifier(pathlib.Path(model).stem)
+    parts = {"model": {"path": model}, "data": {"train": data}, "export": {"name": f"{name}_int8"}}
+    return written(parts, _quantize(found.float_layers))
+
+
+def _quantize(in_float: dict[str, str]) -> str:
+    lines = [
+        "[quantize]  # how",
+        f'rounder = "ste"  # while training: {", ".join(names())}',
+        "weight_bits = 8  # 2 to 8; 4 is stored as INT4",
+        "activation_bits = 8  # 8, or 16 for int16x8",
+        'unsupported = "error"  # or "float": leave layers without integer operator in float',
+        "# [[quantize.overrides]]  # what differs in some layers",
+        '# layers = "dense_*"  # or "class:Dense"',
+        "# weights = {bits = 4}  # or false: in float",
+    ]
+    for layer, why in in_float.items():
+        lines += [f"# {layer}: {why}", "[[quantize.overrides]]", f'layers = "{layer}"']
+        lines += ["weights = false", "activations = false"]
+    return "\n".join(lines) + "\n"

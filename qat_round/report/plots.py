@@ -1,0 +1,151 @@
+"""Plots as SVG text that takes its ink from the page, so that it reads in light and in dark."""
+
+from __future__ import annotations
+
+import html
+import io
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+INK, FIRST, SECOND = "#010203", "#2f7ed8", "#d9822b"  # the ink becomes the page's text colour
+_RC: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor"), INK),
+    **dict.fromkeys(("xtick.color", "ytick.color"), INK),
+}
+
+
+def _figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = (6.4, 2.6)) -> Any:
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_RC):
+        figure = Figure(figsize=size, layout="constrained")
+        return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _svg(figure: Any, label: str) -> str:
+    """The figure as an `<svg>` element with a name for screen readers."""
+    import matplotlib
+
+    out = io.StringIO()
+    with matplotlib.rc_context(_RC):
+        metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(out, format="svg", transparent=True, metadata=metadata)
+    text = out.getvalue()
+    text = text[text.index("<svg") :].replace(INK, "currentColor")
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
+    return text.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1)
+
+
+def bars(names: Sequence[str], values: Sequence[float], unit: str, label: str) -> str:
+    """Horizontal bars, the first name on top."""
+    figure, axes = _figure(size=(6.8, 0.6 + 0.22 * max(len(names), 2)))
+    axis = axes[0, 0]
+    axis.barh(range(len(names)), values, color=FIRST)
+    axis.set_yticks(range(len(names)), labels=names)
+    axis.invert_yaxis()
+    axis.set_xlabel(unit)
+    return _svg(figure, label)
+
+
+def lines(series: Mapping[str, Sequence[float]], x: str, y: str, label: str) -> str:
+    """Curves over 1, 2, 3, ..."""
+    figure, axes = _figure()
+    axis = axes[0, 0]
+    for name, values in series.items():
+        axis.plot(range(1, len(values) + 1), values, marker=".", label=name)
+    axis.set_xlabel(x)
+    axis.set_ylabel(y)
+    if 1 < len(series) <= 12:
+        axis.legend(fontsize=7, frameon=False)
+    return _svg(figure, label)
+
+
+def steps(apart: np.ndarray, label: str) -> str:
+    """How many values are how many steps apart, on a logarithmic scale."""
+    counts = np.bincount(np.round(apart.ravel()).astype(int).clip(0, 20), minlength=4)
+    figure, axes = _figure()
+    axis = axes[0, 0]
+    axis.bar(range(len(counts)), np.maximum(counts, 0), color=FIRST)
+    axis.set_yscale("symlog")
+    axis.set_xticks(range(len(counts)))
+    axis.set_xlabel("distance in steps of the output's grid")
+    axis.set_ylabel("values")
+    return _svg(figure, label)
+
+
+def ranges(tensors: Sequence[tuple[str, np.ndarray, float, float]], label: str) -> str:
+    """Histograms of real values, with the ends of their range.
+
+    Args:
+        tensors: (name, values, lo, hi).
+        label: for screen readers.
+    """
+    figure, axes = _grid(len(tensors))
+    for axis, (name, values, lo, hi) in zip(axes.flat, tensors, strict=False):
+        axis.hist(values, bins=60, color=FIRST)
+        for end in (lo, hi):
+            axis.axvline(end, color=SECOND, linewidth=1.2)
+        _titled(axis, name)
+    return _svg(figure, label)
+
+
+def levels(tensors: Sequence[tuple[str, np.ndarray, int]], label: str) -> str:
+    """Weights in units of their step, one bar for each level (or few).
+
+    Args:
+        tensors: (name, weights in steps, highest level).
+        label: for screen readers.
+    """
+    figure, axes = _grid(len(tensors))
+    for axis, (name, values, highest) in zip(axes.flat, tensors, strict=False):
+        edges = np.arange(-highest - 1.5, highest + 1.6, max(1, highest // 32))
+        axis.hist(values.clip(-highest - 1, highest + 1), bins=edges, color=FIRST)
+        _titled(axis, name)
+    return _svg(figure, label)
+
+
+def _grid(count: int) -> Any:
+    columns = min(3, max(count, 1))
+    rows = -(-max(count, 1) // columns)
+    figure, axes = _figure(rows, columns, size=(8.4, 1.6 * rows))
+    for axis in axes.flat[count:]:
+        axis.set_visible(False)
+    return figure, axes
+
+
+def _titled(axis: Any, name: str) -> None:
+    axis.set_title(name if len(name) < 34 else f"{name[:31]}...", fontsize=8)
+    axis.set_yticks([])
+
+
+def draw_curves(rounders: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Draws each rounder's value while training against x in steps.
+
+    Args:
+        rounders: name -> Rounder.
+        path: an .svg, .png or .pdf.
+    """
+    import matplotlib.figure
+
+    from .._compat import tf
+
+    x = np.linspace(-1.0, 2.0, 1201)
+    figure = matplotlib.figure.Figure(figsize=(9.0, 2.2 * -(-len(rounders) // 4)))
+    axes = figure.subplots(-(-len(rounders) // 4), 4, squeeze=False)
+    for axis in axes.flat[len(rounders) :]:
+        axis.set_visible(False)
+    for axis, (name, rounder) in zip(axes.flat, rounders.items(), strict=False):
+        axis.plot(x, rounder(tf.constant(x), training=True).numpy(), color=FIRST)
+        axis.set_title(name)
+    figure.tight_layout()
+    figure.savefig(path)
