@@ -189,6 +189,16 @@ def native_fake_quant(x: tf.Tensor, grid: Grid) -> tf.Tensor:
     return tf.transpose(y, back)
 
 
+def with_a_width(grid: Grid) -> Grid:
+    """The grid over more than the single value 0, in its own steps, where its range is (0, 0).
+
+    Of such a range the converter makes a step so small that kernels refuse it.
+    """
+    levels = float(2**grid.bits - 1 - int(grid.narrow_range))
+    empty = tf.logical_and(grid.lo == 0.0, grid.hi == 0.0)
+    return grid._replace(hi=tf.where(empty, levels * grid.step, grid.hi))
+
+
 def constant_fake_quant(x: tf.Tensor, grid: Grid) -> tf.Tensor:
     """The same values as `native_fake_quant` to the last bits, by plain arithmetic.
 

@@ -19,6 +19,7 @@ from .affine import (
     grid_from_range,
     native_fake_quant,
     stored_grid,
+    with_a_width,
 )
 from .exact import noted_pending, on_wide_grid, rounded
 from .learned import Learned, Pact
@@ -175,6 +176,8 @@ class RoundingQuantizer(Quantizer):
         exact, grid = tf.cast(self.joined(x), tf.float32), self.grid(weights)
         if self._is_wide() and not is_exporting():
             return tf.cast(on_wide_grid(exact, grid), x.dtype)
+        if is_exporting():
+            grid = with_a_width(grid)
         if self._moves_to_stored():
             exact, grid = constant_fake_quant(exact, grid), stored_grid(grid)
         on_grid = constant_fake_quant if self.as_constant else native_fake_quant

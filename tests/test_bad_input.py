@@ -288,7 +288,7 @@ def test_export_names_the_tensors_that_were_never_calibrated(quantized, tmp_path
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("io", ["int16", "INT8", None, np.int8])
+@pytest.mark.parametrize("io", ["int4", "INT8", None, np.int8])
 def test_an_unknown_io_type_is_refused(calibrated, io):
     with pytest.raises(ValueError, match=r"io=.* is unknown; allowed are \['float32', 'int8'"):
         qr.export_tflite(calibrated, io=io)

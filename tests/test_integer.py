@@ -43,6 +43,7 @@ def squeeze_excite(x, channels):
 
 def everything_net():
     """What TFMOT refuses or parts from its file over, in one small network."""
+    keras.backend.clear_session()  # "conv2d_7" has to be free
     keras.utils.set_random_seed(1)
     pixels = keras.Input((16, 16, 3))
     x = layers.Rescaling(1 / 127.5, -1)(pixels)

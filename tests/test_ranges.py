@@ -135,7 +135,8 @@ def test_a_config_survives_json(range_):
 
 
 def test_ranges_are_found_by_name():
-    assert range_names() == ["last_value", "moving_average", "all_values", "fixed"]
+    following = ["last_value", "moving_average", "all_values", "fixed"]
+    assert range_names() == [*following, "learned", "pact"]
     for name in range_names():
         assert get_range(name).name == name
     assert get_range({"name": "moving_average", "decay": 0.5}) == MovingAverage(0.5)

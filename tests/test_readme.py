@@ -12,7 +12,13 @@ from qat_round.integer import custom
 from qat_round.rounding import registry
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PAGES = ["README.md", "CONTRIBUTING.md", "docs/any_model.md", "docs/training.md"]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/any_model.md",
+    "docs/choosing.md",
+    "docs/training.md",
+]
 
 
 def python_blocks(page: str) -> list[str]:

@@ -31,14 +31,15 @@ def dense_on_steps(graph: Graph) -> Graph:
     for name, node in editor.walk():
         old = graph.nodes[name]
         source = flat.get(old.args[0]) if len(old.args) == 1 and _is_ref(old.args[0]) else None
-        if source is None and _is_long(graph.parts[node.part], editor, node):
-            source = _merged(editor, graph.parts[node.part], node.args[0])
-        elif source is None or graph.parts[node.part].cls not in _FOLLOWERS:
+        part = graph.parts[node.part]
+        if _is_long(part, editor, node):
+            source = source or _merged(editor, part, node.args[0])
+        elif source is None or part.cls not in _FOLLOWERS:
             editor.keep(name, node)
             continue
         flat[Ref(name)] = y = editor.call(node.part, source, _flat_spec(node.specs[0]))
         if not _is_followed(graph, consumers[Ref(name)], calls):
-            editor.stand_in(name, [_split(editor, graph.parts[node.part], y, node.specs[0])])
+            editor.stand_in(name, [_split(editor, part, y, node.specs[0])])
     return editor.finish()
 
 

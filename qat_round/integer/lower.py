@@ -62,15 +62,21 @@ def _unmasking(part: Part) -> Part:
 
 
 def norms_without_host(graph: Graph) -> Graph:
-    """A batch norm that follows no linear layer of its own becomes a per-channel affine layer."""
+    """A batch norm that follows no linear layer of its own becomes a per-channel affine layer.
+
+    So does one that is called several times, if one of its calls has no such layer in front.
+    """
     editor, consumers, calls = Editor(graph), graph.consumers(), graph.calls()
-    for name, node in editor.walk():
+    lone: dict[str, Part] = {}
+    for name, node in graph.nodes.items():
         part = graph.parts[node.part]
         if part.cls in _NORMS and not has_host(graph, name, consumers, calls):
             affine = norm_as_affine(part, node.specs[0])
-            if affine is not None and calls[part.name] == 1:
-                editor.parts[part.name] = affine
-                node = Node(part.name, node.args[:1], {}, node.specs)
+            lone |= {} if affine is None else {part.name: affine}
+    for name, node in editor.walk():
+        if node.part in lone:
+            editor.parts[node.part] = lone[node.part]
+            node = Node(node.part, node.args[:1], {}, node.specs)
         editor.keep(name, node)
     return editor.finish()
 

@@ -117,15 +117,19 @@ JOINERS[_L.PReLU] = _slopes
 
 @rule(_L.ReLU)
 def _bent_relu(editor: Editor, part: Part, node: Node) -> Ref | None:
-    """A slope below the threshold, and perhaps a largest value; Keras computes it in float."""
+    """A slope below 0, a largest value that no operator has; Keras computes them in float."""
     config, x, spec = part.config, node.args[0], node.specs[0]
-    slope, start = float(config.get("negative_slope") or 0.0), config.get("threshold")
-    if start or not slope:
+    slope, most = float(config.get("negative_slope") or 0.0), config.get("max_value")
+    if config.get("threshold"):
         return None
+    if not slope:
+        if most is None or most == 6.0:
+            return None
+        return editor.emit(ours.Clip, x, spec, part.name, low=0.0, high=float(most))
     y = editor.emit(_L.LeakyReLU, x, spec, f"{part.name}_leaky", alpha=slope)
-    if config.get("max_value") is None:
+    if most is None:
         return y
-    return editor.emit(ours.Clip, y, spec, part.name, high=float(config["max_value"]))
+    return editor.emit(ours.Clip, y, spec, part.name, high=float(most))
 
 
 @rule(_L.Average)

@@ -37,7 +37,7 @@ class ElementWiseScaling(Rounder):
         >>> x = tf.Variable([0.4, 0.6])
         >>> with tf.GradientTape() as tape:
         ...     y = ElementWiseScaling(delta=0.5)(x)
-        >>> tape.gradient(y, x).numpy().round(3).tolist()  # dL/dy is 1
+        >>> tape.gradient(y, x).numpy().astype(float).round(3).tolist()  # dL/dy is 1
         [1.2, 0.8]
 
     Source: Lee et al. 2021, arXiv:2104.00903, equation 3.

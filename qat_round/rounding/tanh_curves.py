@@ -102,7 +102,7 @@ class LearnedTanhRound(_TanhCurve):
         ValueError: if alpha is outside its interval.
 
     Example:
-        >>> LearnedTanhRound(alpha=0.001)(tf.constant([0.2, 0.9])).numpy().round(2).tolist()
+        >>> LearnedTanhRound(alpha=0.001)(tf.constant([0.2, 0.9])).numpy().round(1).tolist()
         [0.0, 1.0]
 
     Source: Gong et al. 2019, arXiv:1908.05033, equations 4 to 8.
