@@ -194,8 +194,10 @@ class Run:
 
     def _remove_leftovers(self) -> None:
         """What a killed run left beside its files: never a file, only what became none."""
-        for left in self.folder.glob(f".{self.recipe.export.name}.*.*"):
-            left.unlink(missing_ok=True)
+        name = self.recipe.export.name
+        for pattern in (f".{name}.*.*", f"..{name}.training.*"):
+            for left in self.folder.glob(pattern):
+                left.unlink(missing_ok=True)
 
 
 _TRAINED_WITH = (
