@@ -26,7 +26,7 @@ def main() -> int:
     OUT.mkdir(parents=True, exist_ok=True)
     images = load_images()
     keras.utils.set_random_seed(0)
-    model = train(float_model(), images, epochs=3, rate=5e-3)
+    model = train(float_model(), images, epochs=6, rate=5e-3)
 
     stock = tfmot.quantization.keras.quantize_model(model)  # your code of today
     train(stock, images, epochs=2, rate=1e-3)

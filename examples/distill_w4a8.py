@@ -24,7 +24,7 @@ def main() -> int:
     OUT.mkdir(parents=True, exist_ok=True)
     images = load_images()
     keras.utils.set_random_seed(0)
-    teacher = train(float_model(), images, epochs=5, rate=5e-3)
+    teacher = train(float_model(), images, epochs=8, rate=5e-3)
 
     student = qr.quantize_model(teacher, recipe="w4a8")
     qr.calibrate(student, images.train[:512], method="mse")  # as qr.recipes()["w4a8"] asks

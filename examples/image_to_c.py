@@ -41,7 +41,7 @@ def main() -> int:
     OUT.mkdir(parents=True, exist_ok=True)
     images = load_images()
     keras.utils.set_random_seed(0)
-    model = train(float_model(), images, epochs=4, rate=5e-3)
+    model = train(float_model(), images, epochs=8, rate=5e-3)
 
     q = qr.quantize_model(model, rounder="sine")
     qr.calibrate(q, images.train[:512])

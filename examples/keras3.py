@@ -40,7 +40,7 @@ def main() -> int:
     model = net()
     loss = keras3.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras3.optimizers.Adam(5e-3), loss)
-    model.fit(images.train, images.train_digits, batch_size=64, epochs=4, verbose=0)
+    model.fit(images.train, images.train_digits, batch_size=64, epochs=8, verbose=0)
 
     print(qr.coverage(model).table())
     q = qr.quantize_model(model)

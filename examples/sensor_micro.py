@@ -40,7 +40,7 @@ def main() -> int:
     images = load_images()
     scans = images._replace(train=images.train[..., 0], test=images.test[..., 0])
     keras.utils.set_random_seed(0)
-    model = train(net(), scans, epochs=4, rate=5e-3)
+    model = train(net(), scans, epochs=8, rate=5e-3)
 
     q = qr.quantize_model(model)
     qr.calibrate(q, scans.train[:512])
