@@ -56,7 +56,9 @@ def main(names: list[str]) -> int:
         done = run(EXAMPLES[name])
         seconds = time.perf_counter() - began
         console.print(done.stdout.rstrip(), markup=False, soft_wrap=True)
-        console.print(f"== {name}: status {done.returncode}, {seconds:.0f} s\n", markup=False, soft_wrap=True)
+        console.print(
+            f"== {name}: status {done.returncode}, {seconds:.0f} s\n", markup=False, soft_wrap=True
+        )
         if done.returncode:
             failed.append(name)
             console.print(done.stderr[-3000:], markup=False, soft_wrap=True)

@@ -167,6 +167,11 @@ def test_quantize_calibrate_train_export_verify_step_by_step(here, capsys):
     assert not list(here.glob(".t*"))  # no state and no part of a file is left
 
 
+def test_a_float_model_is_exported_in_float16(here, capsys):
+    assert main(["export", "net.keras", "-o", "half.tflite", "--float16"]) == 0
+    assert as_json(capsys, "inspect", "half.tflite")["tensor_types"]["FLOAT16"] >= 3
+
+
 def test_data_may_come_from_a_function_or_npy_files(here, capsys):
     (here / "my_data.py").write_text(
         "import numpy as np\ndef load():\n    d = np.load('data.npz'); return d['x'], d['y']\n"
@@ -225,6 +230,7 @@ WRONG = {
     ),
     "a wrong ending": (["quantize", "net.keras", "-o", "q.tflite"], ".keras"),
     "a wrong io": (["export", "out/net_int8.keras", "-o", "q.tflite", "--io", "int16"], "int8"),
+    "a C array of ONNX": (["export", "out/net_int8.keras", "-o", "q.onnx", "--c-array"], ".onnx"),
     "a recipe that is there": (["init", "net.keras"], "--force"),
 }
 

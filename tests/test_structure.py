@@ -72,6 +72,7 @@ ROOMS = [  # each may import from those above it, and from itself
     "recipe_init",
     "report",
     "strip",
+    "float16",
     "onnx_file",
     "recipe_run",
     "api",

@@ -89,17 +89,21 @@ def train(model: str, output: str, **given: Any) -> None:
 @click.option("--io", type=click.Choice(["float32", "int8", "uint8", "int16"]), default="int8")
 @click.option("--batch-size", type=click.IntRange(1), help="Fix the batch size.")
 @click.option("--c-array", is_flag=True, help="Write C source and header beside it.")
+@click.option("--float16", is_flag=True, help="Weights in float16, no integers; float models too.")
 @common_options
-def export(model: str, output: str, io: str, batch_size: int | None, c_array: bool) -> None:
+def export(
+    model: str, output: str, io: str, batch_size: int | None, c_array: bool, float16: bool
+) -> None:
     """Export the quantized MODEL: .tflite, or by the ending .onnx (extra [onnx])."""
     from .. import api
 
-    loaded = api.load_model(model, compile=False)
+    loaded = None if float16 else api.load_model(model, compile=False)
     say("converting")
     if output.endswith(".onnx"):
-        from ..onnx_file import export_onnx
-
-        content = export_onnx(loaded, output)
+        _refuse_for_onnx({"--float16": float16, "--c-array": c_array, "--batch-size": batch_size})
+        content = api.export_onnx(loaded, output)
+    elif float16:
+        content = api.export_float16(model, output, batch_size)
     else:
         content = api.export_tflite(loaded, output, io=io, batch_size=batch_size)
     result: dict[str, Any] = {"output": output, "bytes": len(content)}
@@ -108,6 +112,12 @@ def export(model: str, output: str, io: str, batch_size: int | None, c_array: bo
         api.export_c(content, stem)
         result["c"] = [f"{stem}.c", f"{stem}.h"]
     emit(result, f"wrote {output}: {len(content):,} bytes")
+
+
+def _refuse_for_onnx(given: dict[str, Any]) -> None:
+    wrong = [option for option, value in given.items() if value]
+    if wrong:
+        raise click.UsageError(f"{', '.join(wrong)} is for .tflite files, the output is .onnx.")
 
 
 def _save(model: Any, output: str) -> None:
