@@ -3,7 +3,7 @@
     python examples/mixed_bits.py
 
 Layers that are not annotated stay in float. `qr.quantize_model(overrides=...)` does the same to a
-model that exists. Writes artifacts/mixed/digits.tflite. Status 1 if the file differs from the model.
+model that exists. Writes artifacts/mixed/digits.tflite. Status 1 if file and model differ.
 """
 
 from __future__ import annotations
