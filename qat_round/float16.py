@@ -53,9 +53,8 @@ def export_float16(
 
 
 def _float(model: Any, safe_mode: bool) -> Any:
-    if is_quantized(model):
-        return strip(model)
-    return open_model(model, safe_mode=safe_mode).model
+    opened = open_model(model, safe_mode=safe_mode).model
+    return strip(opened) if is_quantized(opened) else opened
 
 
 def _converted(model: Any, batch_size: int | None) -> bytes:

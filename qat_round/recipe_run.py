@@ -34,14 +34,20 @@ class Run:
     Args:
         recipe: what to do.
         told: is called with a line for each stage.
+        moved: is called after each training step with how many are done, and of how many.
 
     Raises:
         ValueError, TypeError, OSError: for what the recipe asks that cannot be; before anything is
             trained as far as it can be known.
     """
 
-    def __init__(self, recipe: Recipe, told: Callable[[str], None] = lambda message: None):
-        self.recipe, self.told = recipe, told
+    def __init__(
+        self,
+        recipe: Recipe,
+        told: Callable[[str], None] = lambda message: None,
+        moved: Callable[[int, int], None] = lambda done, total: None,
+    ):
+        self.recipe, self.told, self.moved = recipe, told, moved
         self.folder = pathlib.Path(recipe.export.folder)
         keras.utils.set_random_seed(recipe.seed)
 
@@ -115,6 +121,7 @@ class Run:
             state=self.folder / f".{recipe.export.name}.training",
             fingerprint=self._fingerprint(),
             told=self.told,
+            moved=self.moved,
         )
         return model, history
 
@@ -212,9 +219,9 @@ _TRAINED_WITH = (
 )
 
 
-def run_recipe(recipe: Recipe, told: Callable[[str], None] = lambda message: None) -> dict:
-    """Does what a recipe says; see `Run`."""
-    return Run(recipe, told)()
+def run_recipe(recipe: Recipe, **progress: Any) -> dict[str, Any]:
+    """Does what a recipe says; arguments and result are those of `Run`."""
+    return Run(recipe, **progress)()
 
 
 def save_model(model: Any, path: pathlib.Path | str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pathlib
@@ -487,3 +488,38 @@ def test_no_module_of_an_extra_is_imported_with_the_package():
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-500:]
+
+
+# Progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_progress_is_shown_on_a_terminal_only(quiet, monkeypatch):
+    import click
+
+    from qat_round.cli.progress import working
+
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    with click.Context(click.Command("run"), obj={"quiet": quiet}), working("training") as progress:
+        progress.moved(3, 10)
+        progress.told("epoch [1] of 3")
+    assert ("epoch [1] of 3" in screen.getvalue()) is not quiet
+
+
+def test_training_tells_every_step_once(here):
+    from qat_round import training
+
+    seen = []
+    training.train_epochs(
+        lambda: qr.load_model("out/net_int8.keras", compile=False),
+        read_data("data.npz").part(0, 100),
+        epochs=2,
+        moved=lambda done, total: seen.append((done, total)),
+    )
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]

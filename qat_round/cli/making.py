@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from . import qat_round
-from .frame import common_options, emit, say
+from .frame import common_options, emit
 from .options import data_options, quantize_options, read_samples, settings_of
+from .progress import working
 
 _LOSSES = ["auto", "crossentropy", "binary_crossentropy", "mean_squared_error"]
 _OUTPUT = click.option("-o", "--output", required=True, type=click.Path(), help="File to write.")
@@ -24,7 +25,8 @@ def quantize(model: str, output: str, **given: Any) -> None:
     """Quantize the float MODEL: a .keras file that is ready to be calibrated and trained."""
     from .. import api
 
-    quantized = api.quantize_model(model, **settings_of(given))
+    with working("quantizing"):
+        quantized = api.quantize_model(model, **settings_of(given))
     _save(quantized, output)
     emit({"output": output, "layers": len(quantized.layers)}, f"wrote {output}")
 
@@ -40,8 +42,8 @@ def calibrate(model: str, output: str, **given: Any) -> None:
 
     quantized = api.load_model(model, compile=False)
     data = read_samples(quantized, given)
-    say(f"calibrating with {data.samples} samples")
-    api.calibrate(quantized, data.inputs)
+    with working(f"calibrating with {data.samples} samples"):
+        api.calibrate(quantized, data.inputs)
     _save(quantized, output)
     emit({"output": output, "samples": data.samples}, f"wrote {output}")
 
@@ -69,14 +71,16 @@ def train(model: str, output: str, **given: Any) -> None:
     target = pathlib.Path(output)
     state = target.parent / f".{target.stem}.training"
     mark = f"{file_hash(model)} {data.hash} {sorted(settings.items())}"
-    trained, history = train_epochs(
-        lambda: api.load_model(model, compile=False),
-        data,
-        **settings,
-        state=state,
-        fingerprint=mark,
-        told=say,
-    )
+    with working("training") as progress:
+        trained, history = train_epochs(
+            lambda: api.load_model(model, compile=False),
+            data,
+            **settings,
+            state=state,
+            fingerprint=mark,
+            told=progress.told,
+            moved=progress.moved,
+        )
     _save(trained, output)
     state.unlink(missing_ok=True)
     losses = [round(epoch["loss"], 6) for epoch in history]
@@ -97,15 +101,16 @@ def export(
     """Export the quantized MODEL: .tflite, or by the ending .onnx (extra [onnx])."""
     from .. import api
 
-    loaded = None if float16 else api.load_model(model, compile=False)
-    say("converting")
     if output.endswith(".onnx"):
         _refuse_for_onnx({"--float16": float16, "--c-array": c_array, "--batch-size": batch_size})
-        content = api.export_onnx(loaded, output)
-    elif float16:
-        content = api.export_float16(model, output, batch_size)
-    else:
-        content = api.export_tflite(loaded, output, io=io, batch_size=batch_size)
+    with working("converting"):
+        if float16:
+            content = api.export_float16(model, output, batch_size)
+        elif output.endswith(".onnx"):
+            content = api.export_onnx(api.load_model(model, compile=False), output)
+        else:
+            loaded = api.load_model(model, compile=False)
+            content = api.export_tflite(loaded, output, io=io, batch_size=batch_size)
     result: dict[str, Any] = {"output": output, "bytes": len(content)}
     if c_array:
         stem = str(pathlib.Path(output).with_suffix(""))
