@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ._compat import keras
+from .batch_norm import reestimate_batch_norm
 from .calibrate import calibrate
 from .coverage import coverage
 from .data_files import Data, file_hash, read_data
@@ -20,7 +21,9 @@ from .intake.load import open_model
 from .manifest import versions, write_manifest
 from .model import quantize_model
 from .parity import Parity
-from .recipe_file import Recipe, quantize_settings
+from .recipe_file import quantize_settings
+from .recipe_parts import Recipe
+from .recipes import recipes
 from .tflite_file import Runner, TFLiteFile, sliced
 from .training import check_labels, gives_probabilities, train_epochs
 from .verify import verify_tflite
@@ -111,7 +114,8 @@ class Run:
             self.told("quantizing and calibrating")
             settings = quantize_settings(recipe.quantize)
             model = quantize_model(recipe.model.path, safe_mode=recipe.model.safe_mode, **settings)
-            return calibrate(model, self.train.part(0, recipe.data.calibration).inputs)
+            samples = self.train.part(0, recipe.data.calibration).inputs
+            return calibrate(model, samples, method=recipe.data.method or self._asks("calibrate"))
 
         model, history = train_epochs(
             make,
@@ -123,7 +127,14 @@ class Run:
             told=self.told,
             moved=self.moved,
         )
+        if recipe.train.exact_statistics or self._asks("reestimate_batch_norm"):
+            self.told("exact statistics for batch norm")
+            reestimate_batch_norm(model, self.train.inputs)
         return model, history
+
+    def _asks(self, key: str) -> Any:
+        """What the named recipe of `[quantize]` asks for; without one, what "w8a8" does."""
+        return recipes()[self.recipe.quantize.get("recipe", "w8a8")].get(key)
 
     def _fingerprint(self) -> str:
         """Of all that decides what is trained; another one starts over."""

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import qat_round as qr
-from qat_round import recipe_file
+from qat_round import recipe_parts
 from qat_round.cli import main
 from qat_round.data_files import read_data
 from qat_round.recipe_file import RecipeError, read_recipe
@@ -358,7 +358,7 @@ def recipe(tmp_path, text: str) -> pathlib.Path:
 
 def test_a_recipe_fills_in_defaults(tmp_path):
     found = read_recipe(recipe(tmp_path, GOOD))
-    assert found.train == recipe_file.TrainPart()
+    assert found.train == recipe_parts.TrainPart()
     assert found.quantize == {"rounder": "sine"}
 
 
@@ -379,6 +379,9 @@ BROKEN = {
     GOOD + "weight_bits = 40\n": ("line", "40"),
     GOOD.replace("sine", "sinus"): ("line 8", "'sine'"),
     GOOD + '[[quantize.overrides]]\nweights = "sine"\n': ("line", "layers"),
+    GOOD + 'recipe = "w4a8"\n': ("line 8", "leave ['rounder'] out"),
+    GOOD.replace('rounder = "sine"', 'recipe = "w4a9"'): ("line 8", "'w4a8'"),
+    GOOD + '[data2]\nmethod = "mse"\n': ("line 9", "'data'"),
     "model = 3\n": ("line 1", "[model]"),
     "[model\n": ("no TOML", "line 1"),
 }
@@ -389,6 +392,18 @@ def test_a_broken_recipe_is_refused_with_its_line(text, tmp_path):
     with pytest.raises(RecipeError) as caught:
         read_recipe(recipe(tmp_path, text))
     assert all(word in str(caught.value) for word in BROKEN[text]), caught.value
+
+
+def test_a_named_recipe_brings_its_calibration_and_statistics(here, capsys):
+    text = pathlib.Path("recipe.toml").read_text()
+    start, stop = text.index("\n[quantize]") + 1, text.index("\n[train]") + 1
+    text = text[:start] + '[quantize]\nrecipe = "w4a8"\n\n' + text[stop:]
+    text = text.replace("net_int8", "net_w4a8").replace("epochs = 2", "epochs = 1")
+    pathlib.Path("w4a8.toml").write_text(text)
+    found = as_json(capsys, "run", "w4a8.toml")
+    assert found["ok"]
+    assert found["recipe"]["quantize"] == {"recipe": "w4a8"}
+    assert as_json(capsys, "inspect", "out/net_w4a8.tflite")["tensor_types"]["INT4"] == 3
 
 
 def test_a_recipe_for_a_model_with_float_layers_names_them(here):

@@ -68,6 +68,7 @@ ROOMS = [  # each may import from those above it, and from itself
     "data_files",
     "manifest",
     "training",
+    "recipe_parts",
     "recipe_file",
     "recipe_init",
     "report",

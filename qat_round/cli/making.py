@@ -12,6 +12,7 @@ from .frame import common_options, emit
 from .options import data_options, quantize_options, read_samples, settings_of
 from .progress import working
 
+_METHODS = ["minmax", "percentile", "mse", "entropy"]
 _LOSSES = ["auto", "crossentropy", "binary_crossentropy", "mean_squared_error"]
 _OUTPUT = click.option("-o", "--output", required=True, type=click.Path(), help="File to write.")
 
@@ -35,15 +36,16 @@ def quantize(model: str, output: str, **given: Any) -> None:
 @click.argument("model", type=click.Path())
 @_OUTPUT
 @data_options
+@click.option("--method", type=click.Choice(_METHODS), default="minmax", show_default=True)
 @common_options
-def calibrate(model: str, output: str, **given: Any) -> None:
+def calibrate(model: str, output: str, method: str, **given: Any) -> None:
     """Find every range of the quantized MODEL from data."""
     from .. import api
 
     quantized = api.load_model(model, compile=False)
     data = read_samples(quantized, given)
     with working(f"calibrating with {data.samples} samples"):
-        api.calibrate(quantized, data.inputs)
+        api.calibrate(quantized, data.inputs, method=method, verbose=0)
     _save(quantized, output)
     emit({"output": output, "samples": data.samples}, f"wrote {output}")
 
