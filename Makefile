@@ -5,7 +5,7 @@ BIN := .venv/bin
 LOCKED := $(if $(shell command -v flock),flock Makefile,)
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help demo curves test test-long lint coverage bench-accuracy clean
+.PHONY: help demo examples curves docs wheel test test-long lint coverage bench-accuracy clean
 .NOTPARALLEL:
 
 help:  ## Lists the targets.
@@ -17,6 +17,15 @@ help:  ## Lists the targets.
 
 demo: .venv/.ready  ## Trains a real model by every method, exports and verifies it (minutes).
 	$(BIN)/python examples/mnist.py
+
+examples: .venv/.ready  ## Runs every example and the notebook, with their times (minutes).
+	$(BIN)/python examples/run_all.py
+
+docs: .venv/.ready  ## Builds the documentation into site/; a broken link is an error.
+	$(BIN)/python -m mkdocs build --strict --quiet
+
+wheel: .venv/.ready  ## Builds the wheel; README's commands on it in an empty environment (minutes).
+	$(BIN)/python tools/check_wheel.py
 
 curves: .venv/.ready  ## Draws docs/curves.png and docs/curves.svg.
 	$(BIN)/python examples/curves.py
@@ -46,4 +55,4 @@ bench-accuracy: .venv/.ready  ## Accuracy at low bits, on real data; goes on whe
 	$(BIN)/python benchmarks/accuracy.py ablation --seeds 3
 
 clean:  ## Removes the environment and all that was built.
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache artifacts
+	rm -rf .venv build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache artifacts

@@ -55,6 +55,9 @@ from .export import (
 from .firmware import (
     export_c,
 )
+from .float16 import (
+    export_float16,
+)
 from .intake import (
     write_back,
 )
@@ -195,6 +198,7 @@ __all__ = [
     "edge",
     "encodings",
     "export_c",
+    "export_float16",
     "export_onnx",
     "export_tflite",
     "fake_quant",

@@ -61,7 +61,7 @@ def export_tflite(
         raise ValueError(f"export_tflite: io={io!r} is unknown; allowed are {list(IO_TYPES)}.")
     if path is not None:
         check_writable(path)
-    _check_batch_size(batch_size)
+    check_batch_size(batch_size)
     check_ranges(model)
     with lifted(model) if lift_activations else contextlib.nullcontext():
         check_bits(model)
@@ -154,11 +154,12 @@ def _say_lifted(model: Any) -> None:
         )
 
 
-def _check_batch_size(batch_size: Any) -> None:
+def check_batch_size(batch_size: Any, verb: str = "export_tflite") -> None:
+    """Raises a ValueError for a fixed batch size that is no whole number >= 1."""
     whole = isinstance(batch_size, int) and not isinstance(batch_size, bool)
     if batch_size is not None and not (whole and batch_size >= 1):
         raise ValueError(
-            f"export_tflite: batch_size={batch_size!r} has to be a whole number >= 1, or None."
+            f"{verb}: batch_size={batch_size!r} has to be a whole number >= 1, or None."
         )
 
 
@@ -231,7 +232,7 @@ def _convert(model: Any, io: str, batch_size: int | None = None) -> bytes:
     """
     with _uneven_biases(model), exporting(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the converter's own, about its deprecated parts
-        quick = _converted(_function_converter(model, batch_size), io)
+        quick = _converted(function_converter(model, batch_size), io)
         floats = _float_count(quick)
         if not floats or batch_size:
             return quick
@@ -243,7 +244,8 @@ def _float_count(tflite: bytes) -> int:
     return len(TFLiteFile(tflite).float_results())
 
 
-def _function_converter(model: Any, batch_size: int | None) -> Any:
+def function_converter(model: Any, batch_size: int | None) -> Any:
+    """A converter of the model in inference, with the model's names of inputs and outputs."""
     holder = tf.Module()
     holder.variables_of_model = list(model.variables)
     return tf.lite.TFLiteConverter.from_concrete_functions([_inference(model, batch_size)], holder)

@@ -7,7 +7,7 @@ import pathlib
 from .coverage import coverage
 from .data_files import file_hash
 from .firmware import identifier
-from .recipe_file import written
+from .recipe_parts import written
 from .rounding import names
 
 
@@ -35,6 +35,7 @@ def recipe_for(model: str, data: str) -> str:
 def _quantize(in_float: dict[str, str]) -> str:
     lines = [
         "[quantize]  # how",
+        '# recipe = "w4a8"  # instead of rounder and bits: w8a8, w8a16, w4a8',
         f'rounder = "ste"  # while training: {", ".join(names())}',
         "weight_bits = 8  # 2 to 8; 4 is stored as INT4",
         "activation_bits = 8  # 8, or 16 for int16x8",

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ._compat import keras
+from .batch_norm import reestimate_batch_norm
 from .calibrate import calibrate
 from .coverage import coverage
 from .data_files import Data, file_hash, read_data
@@ -20,7 +21,9 @@ from .intake.load import open_model
 from .manifest import versions, write_manifest
 from .model import quantize_model
 from .parity import Parity
-from .recipe_file import Recipe, quantize_settings
+from .recipe_file import quantize_settings
+from .recipe_parts import Recipe
+from .recipes import recipes
 from .tflite_file import Runner, TFLiteFile, sliced
 from .training import check_labels, gives_probabilities, train_epochs
 from .verify import verify_tflite
@@ -34,14 +37,20 @@ class Run:
     Args:
         recipe: what to do.
         told: is called with a line for each stage.
+        moved: is called after each training step with how many are done, and of how many.
 
     Raises:
         ValueError, TypeError, OSError: for what the recipe asks that cannot be; before anything is
             trained as far as it can be known.
     """
 
-    def __init__(self, recipe: Recipe, told: Callable[[str], None] = lambda message: None):
-        self.recipe, self.told = recipe, told
+    def __init__(
+        self,
+        recipe: Recipe,
+        told: Callable[[str], None] = lambda message: None,
+        moved: Callable[[int, int], None] = lambda done, total: None,
+    ):
+        self.recipe, self.told, self.moved = recipe, told, moved
         self.folder = pathlib.Path(recipe.export.folder)
         keras.utils.set_random_seed(recipe.seed)
 
@@ -105,7 +114,8 @@ class Run:
             self.told("quantizing and calibrating")
             settings = quantize_settings(recipe.quantize)
             model = quantize_model(recipe.model.path, safe_mode=recipe.model.safe_mode, **settings)
-            return calibrate(model, self.train.part(0, recipe.data.calibration).inputs)
+            samples = self.train.part(0, recipe.data.calibration).inputs
+            return calibrate(model, samples, method=recipe.data.method or self._asks("calibrate"))
 
         model, history = train_epochs(
             make,
@@ -115,8 +125,16 @@ class Run:
             state=self.folder / f".{recipe.export.name}.training",
             fingerprint=self._fingerprint(),
             told=self.told,
+            moved=self.moved,
         )
+        if recipe.train.exact_statistics or self._asks("reestimate_batch_norm"):
+            self.told("exact statistics for batch norm")
+            reestimate_batch_norm(model, self.train.inputs)
         return model, history
+
+    def _asks(self, key: str) -> Any:
+        """What the named recipe of `[quantize]` asks for; without one, what "w8a8" does."""
+        return recipes()[self.recipe.quantize.get("recipe", "w8a8")].get(key)
 
     def _fingerprint(self) -> str:
         """Of all that decides what is trained; another one starts over."""
@@ -194,8 +212,10 @@ class Run:
 
     def _remove_leftovers(self) -> None:
         """What a killed run left beside its files: never a file, only what became none."""
-        for left in self.folder.glob(f".{self.recipe.export.name}.*.*"):
-            left.unlink(missing_ok=True)
+        name = self.recipe.export.name
+        for pattern in (f".{name}.*.*", f"..{name}.training.*"):
+            for left in self.folder.glob(pattern):
+                left.unlink(missing_ok=True)
 
 
 _TRAINED_WITH = (
@@ -210,9 +230,9 @@ _TRAINED_WITH = (
 )
 
 
-def run_recipe(recipe: Recipe, told: Callable[[str], None] = lambda message: None) -> dict:
-    """Does what a recipe says; see `Run`."""
-    return Run(recipe, told)()
+def run_recipe(recipe: Recipe, **progress: Any) -> dict[str, Any]:
+    """Does what a recipe says; arguments and result are those of `Run`."""
+    return Run(recipe, **progress)()
 
 
 def save_model(model: Any, path: pathlib.Path | str) -> None:

@@ -114,6 +114,7 @@ def train_epochs(
     state: str | os.PathLike[str] | None = None,
     fingerprint: str = "",
     told: Callable[[str], None] = lambda message: None,
+    moved: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Any, list[dict[str, Any]]]:
     """Trains a quantized model; taken up where the state file says, it ends with the same model.
 
@@ -125,6 +126,7 @@ def train_epochs(
         state: the file that is written after each epoch; None for none.
         fingerprint: of all that led here; a state with another one is not used.
         told: is called with a line for each epoch.
+        moved: is called after each training step with how many are done, and of how many.
 
     Returns:
         The trained model, and for each epoch {"epoch", "loss", "ranges", "knobs"}.
@@ -151,6 +153,7 @@ def train_epochs(
             if saved:
                 _restore(model, saved)
         callbacks = _annealing(knob, knob_start, knob_stop, knob_schedule, steps)
+        callbacks.append(_watching(epoch, steps // epochs, steps, moved))
         order = np.random.RandomState([seed, epoch]).permutation(data.samples)
         found = _one_epoch(model, data.taken(order), batch_size, callbacks)
         history.append({"epoch": epoch + 1, "loss": found, **_state_of_quantizers(model)})
@@ -179,6 +182,13 @@ def _annealing(knob: str, start: float, stop: float, schedule: str, steps: int) 
         return []
     moved = schedules.get({"name": schedule, "start": start, "stop": stop, "steps": steps})
     return [Anneal(knob, moved)]
+
+
+def _watching(epoch: int, per_epoch: int, steps: int, moved: Callable[[int, int], None]) -> Any:
+    def batch_ended(batch: int, logs: Any) -> None:
+        moved(epoch * per_epoch + batch + 1, steps)
+
+    return keras.callbacks.LambdaCallback(on_batch_end=batch_ended)
 
 
 def _one_epoch(model: Any, data: Data, batch_size: int, callbacks: list[Any]) -> float:

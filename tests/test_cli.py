@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pathlib
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 import qat_round as qr
-from qat_round import recipe_file
+from qat_round import recipe_parts
 from qat_round.cli import main
 from qat_round.data_files import read_data
 from qat_round.recipe_file import RecipeError, read_recipe
@@ -167,6 +168,11 @@ def test_quantize_calibrate_train_export_verify_step_by_step(here, capsys):
     assert not list(here.glob(".t*"))  # no state and no part of a file is left
 
 
+def test_a_float_model_is_exported_in_float16(here, capsys):
+    assert main(["export", "net.keras", "-o", "half.tflite", "--float16"]) == 0
+    assert as_json(capsys, "inspect", "half.tflite")["tensor_types"]["FLOAT16"] >= 3
+
+
 def test_data_may_come_from_a_function_or_npy_files(here, capsys):
     (here / "my_data.py").write_text(
         "import numpy as np\ndef load():\n    d = np.load('data.npz'); return d['x'], d['y']\n"
@@ -225,6 +231,7 @@ WRONG = {
     ),
     "a wrong ending": (["quantize", "net.keras", "-o", "q.tflite"], ".keras"),
     "a wrong io": (["export", "out/net_int8.keras", "-o", "q.tflite", "--io", "int16"], "int8"),
+    "a C array of ONNX": (["export", "out/net_int8.keras", "-o", "q.onnx", "--c-array"], ".onnx"),
     "a recipe that is there": (["init", "net.keras"], "--force"),
 }
 
@@ -351,7 +358,7 @@ def recipe(tmp_path, text: str) -> pathlib.Path:
 
 def test_a_recipe_fills_in_defaults(tmp_path):
     found = read_recipe(recipe(tmp_path, GOOD))
-    assert found.train == recipe_file.TrainPart()
+    assert found.train == recipe_parts.TrainPart()
     assert found.quantize == {"rounder": "sine"}
 
 
@@ -372,6 +379,9 @@ BROKEN = {
     GOOD + "weight_bits = 40\n": ("line", "40"),
     GOOD.replace("sine", "sinus"): ("line 8", "'sine'"),
     GOOD + '[[quantize.overrides]]\nweights = "sine"\n': ("line", "layers"),
+    GOOD + 'recipe = "w4a8"\n': ("line 8", "leave ['rounder'] out"),
+    GOOD.replace('rounder = "sine"', 'recipe = "w4a9"'): ("line 8", "'w4a8'"),
+    GOOD + '[data2]\nmethod = "mse"\n': ("line 9", "'data'"),
     "model = 3\n": ("line 1", "[model]"),
     "[model\n": ("no TOML", "line 1"),
 }
@@ -382,6 +392,18 @@ def test_a_broken_recipe_is_refused_with_its_line(text, tmp_path):
     with pytest.raises(RecipeError) as caught:
         read_recipe(recipe(tmp_path, text))
     assert all(word in str(caught.value) for word in BROKEN[text]), caught.value
+
+
+def test_a_named_recipe_brings_its_calibration_and_statistics(here, capsys):
+    text = pathlib.Path("recipe.toml").read_text()
+    start, stop = text.index("\n[quantize]") + 1, text.index("\n[train]") + 1
+    text = text[:start] + '[quantize]\nrecipe = "w4a8"\n\n' + text[stop:]
+    text = text.replace("net_int8", "net_w4a8").replace("epochs = 2", "epochs = 1")
+    pathlib.Path("w4a8.toml").write_text(text)
+    found = as_json(capsys, "run", "w4a8.toml")
+    assert found["ok"]
+    assert found["recipe"]["quantize"] == {"recipe": "w4a8"}
+    assert as_json(capsys, "inspect", "out/net_w4a8.tflite")["tensor_types"]["INT4"] == 3
 
 
 def test_a_recipe_for_a_model_with_float_layers_names_them(here):
@@ -481,3 +503,38 @@ def test_no_module_of_an_extra_is_imported_with_the_package():
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-500:]
+
+
+# Progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_progress_is_shown_on_a_terminal_only(quiet, monkeypatch):
+    import click
+
+    from qat_round.cli.progress import working
+
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    with click.Context(click.Command("run"), obj={"quiet": quiet}), working("training") as progress:
+        progress.moved(3, 10)
+        progress.told("epoch [1] of 3")
+    assert ("epoch [1] of 3" in screen.getvalue()) is not quiet
+
+
+def test_training_tells_every_step_once(here):
+    from qat_round import training
+
+    seen = []
+    training.train_epochs(
+        lambda: qr.load_model("out/net_int8.keras", compile=False),
+        read_data("data.npz").part(0, 100),
+        epochs=2,
+        moved=lambda done, total: seen.append((done, total)),
+    )
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]

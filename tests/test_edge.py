@@ -46,6 +46,15 @@ def test_an_arena_that_is_too_small_is_refused(fixed, pictures):
 
 
 @needs_micro
+def test_a_file_that_its_kernels_refuse_is_no_matter_of_the_arena(float_net, pictures):
+    model = qr.quantize_model(float_net, weight_bits=4)  # INT4 in a dense layer, by channel
+    qr.calibrate(model, pictures[0][:32])
+    tflite = qr.export_tflite(model, io="int8", batch_size=1)
+    with pytest.raises(ValueError, match=r"refuses the file .*kTfLiteInt4"):
+        qr.edge.run_micro(tflite, pictures[0][:1])
+
+
+@needs_micro
 def test_several_inputs_and_outputs_keep_their_names():
     rows = {"right_first": nets.vectors(4), "left_second": nets.vectors(4, seed=1)}
     model = qr.calibrate(qr.quantize_model(nets.twin_net()), rows)

@@ -203,3 +203,23 @@ def test_a_fixed_batch_is_in_the_file_and_can_be_verified(tuned, pictures):
 def test_a_batch_size_is_a_whole_number(batch_size, tuned):
     with pytest.raises(ValueError, match="whole number >= 1"):
         qr.export_tflite(tuned("ste"), batch_size=batch_size)
+
+
+@pytest.mark.parametrize("is_quantized", [True, False], ids=["quantized", "float"])
+def test_a_float16_file_answers_as_the_float_model(is_quantized, tuned, float_net, pictures):
+    model = tuned("sine") if is_quantized else float_net
+    reference = qr.strip(model) if is_quantized else model
+    file = TFLiteFile(qr.export_float16(model, batch_size=1))
+    assert file.tensor_types()["FLOAT16"] >= 3
+    assert "INT8" not in file.tensor_types()
+    from qat_round.tflite_file import Runner
+
+    (name,) = (runner := Runner(file)).inputs
+    found = np.concatenate([runner({name: pictures[0][i : i + 1]})[0] for i in range(16)])
+    wanted = reference.predict(pictures[0][:16], verbose=0)
+    assert np.abs(found - wanted).max() < 2e-3 * np.abs(wanted).max()
+
+
+def test_a_float16_file_refuses_a_batch_size_below_one(float_net):
+    with pytest.raises(ValueError, match="export_float16: batch_size=0"):
+        qr.export_float16(float_net, batch_size=0)

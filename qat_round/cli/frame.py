@@ -1,4 +1,4 @@
-"""What all commands share: exit status, one-line errors, `--json`, progress that keeps quiet."""
+"""What all commands share: exit status, one-line errors, `--json`."""
 
 from __future__ import annotations
 
@@ -47,12 +47,6 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
     return value.get_config() if hasattr(value, "get_config") else str(value)
-
-
-def say(message: str) -> None:
-    """A line of progress on standard error; nothing when it is no terminal, or with --quiet."""
-    if sys.stderr.isatty() and not flag("quiet"):
-        click.echo(message, err=True)
 
 
 def invoke(group: click.Group, argv: list[str] | None) -> int:

@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from . import qat_round
-from .frame import CheckFailed, common_options, emit, say
+from .frame import CheckFailed, common_options, emit
 from .options import data_options, quantize_options, read_samples, settings_of
+from .progress import working
 
 
 @qat_round.command()
@@ -40,7 +41,8 @@ def coverage(model: str, **given: Any) -> None:
 
     settings = settings_of(given)
     settings.pop("unsupported", None)
-    found = api.coverage(model, **settings)
+    with working("reading the model"):
+        found = api.coverage(model, **settings)
     rows = [dataclasses.asdict(row) for row in found.layers]
     emit({"ok": found.ok, "integer_macs": found.integer_macs, "layers": rows}, found.table())
     if not found.ok:
@@ -62,8 +64,8 @@ def verify(model: str, tflite: str, allow_float: bool, layers: bool, **given: An
 
     content, loaded = read_bytes(tflite), _quantized(model)
     inputs = read_samples(loaded, given).inputs
-    say("comparing")
-    parity = api.verify_tflite(loaded, content, inputs, allow_float=allow_float)
+    with working("comparing"):
+        parity = api.verify_tflite(loaded, content, inputs, allow_float=allow_float)
     result, text = parity.to_dict(), parity.table()
     if layers:
         found = api.compare_layers(loaded, content, inputs)

@@ -8,9 +8,11 @@ from typing import Any
 import click
 
 from . import qat_round
-from .frame import common_options, emit, say
+from .frame import common_options, emit
 from .options import data_options, quantize_options, read_samples, settings_of
+from .progress import working
 
+_METHODS = ["minmax", "percentile", "mse", "entropy"]
 _LOSSES = ["auto", "crossentropy", "binary_crossentropy", "mean_squared_error"]
 _OUTPUT = click.option("-o", "--output", required=True, type=click.Path(), help="File to write.")
 
@@ -24,7 +26,8 @@ def quantize(model: str, output: str, **given: Any) -> None:
     """Quantize the float MODEL: a .keras file that is ready to be calibrated and trained."""
     from .. import api
 
-    quantized = api.quantize_model(model, **settings_of(given))
+    with working("quantizing"):
+        quantized = api.quantize_model(model, **settings_of(given))
     _save(quantized, output)
     emit({"output": output, "layers": len(quantized.layers)}, f"wrote {output}")
 
@@ -33,15 +36,16 @@ def quantize(model: str, output: str, **given: Any) -> None:
 @click.argument("model", type=click.Path())
 @_OUTPUT
 @data_options
+@click.option("--method", type=click.Choice(_METHODS), default="minmax", show_default=True)
 @common_options
-def calibrate(model: str, output: str, **given: Any) -> None:
+def calibrate(model: str, output: str, method: str, **given: Any) -> None:
     """Find every range of the quantized MODEL from data."""
     from .. import api
 
     quantized = api.load_model(model, compile=False)
     data = read_samples(quantized, given)
-    say(f"calibrating with {data.samples} samples")
-    api.calibrate(quantized, data.inputs)
+    with working(f"calibrating with {data.samples} samples"):
+        api.calibrate(quantized, data.inputs, method=method, verbose=0)
     _save(quantized, output)
     emit({"output": output, "samples": data.samples}, f"wrote {output}")
 
@@ -69,14 +73,16 @@ def train(model: str, output: str, **given: Any) -> None:
     target = pathlib.Path(output)
     state = target.parent / f".{target.stem}.training"
     mark = f"{file_hash(model)} {data.hash} {sorted(settings.items())}"
-    trained, history = train_epochs(
-        lambda: api.load_model(model, compile=False),
-        data,
-        **settings,
-        state=state,
-        fingerprint=mark,
-        told=say,
-    )
+    with working("training") as progress:
+        trained, history = train_epochs(
+            lambda: api.load_model(model, compile=False),
+            data,
+            **settings,
+            state=state,
+            fingerprint=mark,
+            told=progress.told,
+            moved=progress.moved,
+        )
     _save(trained, output)
     state.unlink(missing_ok=True)
     losses = [round(epoch["loss"], 6) for epoch in history]
@@ -89,25 +95,36 @@ def train(model: str, output: str, **given: Any) -> None:
 @click.option("--io", type=click.Choice(["float32", "int8", "uint8", "int16"]), default="int8")
 @click.option("--batch-size", type=click.IntRange(1), help="Fix the batch size.")
 @click.option("--c-array", is_flag=True, help="Write C source and header beside it.")
+@click.option("--float16", is_flag=True, help="Weights in float16, no integers; float models too.")
 @common_options
-def export(model: str, output: str, io: str, batch_size: int | None, c_array: bool) -> None:
+def export(
+    model: str, output: str, io: str, batch_size: int | None, c_array: bool, float16: bool
+) -> None:
     """Export the quantized MODEL: .tflite, or by the ending .onnx (extra [onnx])."""
     from .. import api
 
-    loaded = api.load_model(model, compile=False)
-    say("converting")
     if output.endswith(".onnx"):
-        from ..onnx_file import export_onnx
-
-        content = export_onnx(loaded, output)
-    else:
-        content = api.export_tflite(loaded, output, io=io, batch_size=batch_size)
+        _refuse_for_onnx({"--float16": float16, "--c-array": c_array, "--batch-size": batch_size})
+    with working("converting"):
+        if float16:
+            content = api.export_float16(model, output, batch_size)
+        elif output.endswith(".onnx"):
+            content = api.export_onnx(api.load_model(model, compile=False), output)
+        else:
+            loaded = api.load_model(model, compile=False)
+            content = api.export_tflite(loaded, output, io=io, batch_size=batch_size)
     result: dict[str, Any] = {"output": output, "bytes": len(content)}
     if c_array:
         stem = str(pathlib.Path(output).with_suffix(""))
         api.export_c(content, stem)
         result["c"] = [f"{stem}.c", f"{stem}.h"]
     emit(result, f"wrote {output}: {len(content):,} bytes")
+
+
+def _refuse_for_onnx(given: dict[str, Any]) -> None:
+    wrong = [option for option, value in given.items() if value]
+    if wrong:
+        raise click.UsageError(f"{', '.join(wrong)} is for .tflite files, the output is .onnx.")
 
 
 def _save(model: Any, output: str) -> None:

@@ -7,7 +7,8 @@ import pathlib
 import click
 
 from . import qat_round
-from .frame import CheckFailed, common_options, emit, say
+from .frame import CheckFailed, common_options, emit
+from .progress import working
 
 
 @qat_round.command()
@@ -38,7 +39,9 @@ def run(recipe: str) -> None:
     from ..recipe_file import read_recipe
     from ..recipe_run import run_recipe
 
-    manifest = run_recipe(read_recipe(recipe), told=say)
+    read = read_recipe(recipe)
+    with working("starting") as progress:
+        manifest = run_recipe(read, told=progress.told, moved=progress.moved)
     figures, parity = manifest["figures"], manifest["parity"]
     lines = [f"{name}: {value}" for name, value in figures.items()]
     lines += [f"furthest from Keras: {parity['max_steps']:.3g} steps"]

@@ -109,7 +109,10 @@ def _run(
         done, outputs = _work(tflite, inputs, size)
         if outputs is not None:
             return outputs, done.stderr
-        is_small = "missing:" in done.stderr or "allocate" in done.stderr.lower()
+        is_refused = "failed to prepare" in done.stderr  # also said where an arena is too small
+        is_small = "missing:" in done.stderr or (
+            "allocate" in done.stderr.lower() and not is_refused
+        )
         if arena is not None or not is_small or size >= _LARGEST:
             raise ValueError(_refusal(done, size, is_small))
         size *= 4
@@ -131,7 +134,8 @@ def _work(tflite: bytes, inputs: list[np.ndarray], size: int) -> tuple[Any, Any]
 
 def _refusal(done: Any, size: int, is_small: bool) -> str:
     lines = [line for line in done.stderr.splitlines() if line.strip()]
-    said = next((line for line in lines if "rror" in line or "ailed" in line), "no message")
+    telling = ("was not true", "rror", "ailed")
+    said = next((line for line in lines if any(word in line for word in telling)), "no message")
     if is_small:
         return f"run_micro: an arena of {size} bytes is too small ({said})."
     return f"run_micro: TFLite-Micro refuses the file (status {done.returncode}): {said}"
