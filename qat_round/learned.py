@@ -210,7 +210,13 @@ def _scaled_gradients(grid: Grid, x: tf.Tensor) -> Grid:
 
 @tf.custom_gradient
 def _with_gradient_times(x: tf.Tensor, factor: tf.Tensor) -> tuple[tf.Tensor, Any]:
-    return tf.identity(x), lambda dy: (dy * factor, tf.zeros_like(factor))
+    """x; a gradient that is not finite counts as 0, so that no batch can end the learning."""
+
+    def pull_back(dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        scaled = dy * factor
+        return tf.where(tf.math.is_finite(scaled), scaled, 0.0), tf.zeros_like(factor)
+
+    return tf.identity(x), pull_back
 
 
 def _check_positive(owner: Any, setting: str) -> None:

@@ -272,8 +272,9 @@ class RoundingQuantizer(Quantizer):
         if not self.range.follows_data:
             return old
         seen = tf.convert_to_tensor(weights["seen"])
-        new = self.range.update(old, self.measure(tf.stop_gradient(x)), seen)
-        good = tf.reduce_all(tf.math.is_finite(new))  # a bad batch spoils nothing, nor counts
+        measured = self.measure(tf.stop_gradient(x))
+        new = self.range.update(old, measured, seen)
+        good = tf.reduce_all(tf.math.is_finite(tf.stack([measured, new])))  # else: spoils nothing
         new = tf.where(good, new, old)
         weights["min_var"].assign(new[0])
         weights["max_var"].assign(new[1])

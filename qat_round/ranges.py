@@ -193,13 +193,14 @@ def measure(
         bits, narrow_range: the grid's, which say where a symmetric grid's middle is.
 
     Returns:
-        Shape (2,), or (2, channels).
+        Shape (2,), or (2, channels); NaN if there are no values at all, in any replica.
     """
     x = tf.cast(x, tf.float32)
     over = None if axis is None else [i for i in range(x.shape.rank) if i != axis % x.shape.rank]
-    lo = tf.minimum(tf.reduce_min(x, axis=over), 0.0)
-    hi = tf.maximum(tf.reduce_max(x, axis=over), 0.0)
-    lo, hi = _over_replicas(lo, hi)
+    lo, hi = _over_replicas(tf.reduce_min(x, axis=over), tf.reduce_max(x, axis=over))
+    is_empty = lo > hi  # +inf and -inf, the ends of nothing
+    lo = tf.where(is_empty, math.nan, tf.minimum(lo, 0.0))
+    hi = tf.where(is_empty, math.nan, tf.maximum(hi, 0.0))
     if symmetric:
         ratio = 1.0 if narrow_range else (2**bits - 2) / 2**bits  # hi / -lo of the full grid
         lo, hi = tf.minimum(lo, -hi / ratio), tf.maximum(hi, -lo * ratio)
