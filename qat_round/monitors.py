@@ -24,7 +24,8 @@ class QuantizationLog(keras.callbacks.Callback):  # type: ignore[misc, name-defi
         skipped                       batches that moved no range, because they held or gave NaN or
                                       infinity (or no sample); of tensors whose range follows data
     and to Keras's own logs (History, CSVLogger) the means over all tensors, as `q_rounding_error`,
-    `q_moved` and `q_clipped`, and of `skipped` the most, as `q_skipped`. Put it in front of a CSVLogger, which writes what came before it.
+    `q_moved` and `q_clipped`, and of `skipped` the most, as `q_skipped`. Put it in front of a
+    CSVLogger, which writes what came before it.
 
     Args:
         log_dir: where TensorBoard looks; None for Keras's logs alone.
