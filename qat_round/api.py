@@ -90,6 +90,9 @@ from .parity import (
     OutputParity,
     Parity,
 )
+from .precision import (
+    full_precision,
+)
 from .quantizers import (
     RoundingQuantizer,
 )
@@ -198,6 +201,7 @@ __all__ = [
     "export_onnx",
     "export_tflite",
     "fake_quant",
+    "full_precision",
     "get",
     "grid_from_range",
     "knobs",

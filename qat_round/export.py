@@ -17,6 +17,7 @@ from .file_scales import with_model_scales
 from .int16 import with_wide_biases
 from .learned import is_at_its_limit
 from .lift import lifted, narrow_activations
+from .precision import full_precision
 from .tensors import QuantizedTensor, quantized_tensors, require_quantized
 from .tflite_file import TFLiteFile
 
@@ -57,6 +58,7 @@ def export_tflite(
             their limit.
     """
     require_quantized(model, "export_tflite")
+    model = full_precision(model)
     if io not in IO_TYPES:
         raise ValueError(f"export_tflite: io={io!r} is unknown; allowed are {list(IO_TYPES)}.")
     if path is not None:

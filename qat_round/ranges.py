@@ -207,11 +207,16 @@ def measure(
     return tf.stack([lo, hi])
 
 
+def replicas() -> int:
+    """How many replicas take this step together; 1 outside of a strategy."""
+    replica = tf.distribute.get_replica_context()
+    return 1 if replica is None else int(replica.num_replicas_in_sync)
+
+
 def _over_replicas(lo: tf.Tensor, hi: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The least and the greatest over all replicas of a distributed step."""
-    replica = tf.distribute.get_replica_context()
-    if replica is None or replica.num_replicas_in_sync == 1:
+    if replicas() == 1:
         return lo, hi
-    ends = replica.all_gather(tf.stack([lo, -hi])[tf.newaxis], axis=0)
+    ends = tf.distribute.get_replica_context().all_gather(tf.stack([lo, -hi])[tf.newaxis], axis=0)
     least = tf.reduce_min(ends, axis=0)
     return least[0], -least[1]

@@ -62,21 +62,33 @@ def data(strategy, samples: int):
     return rows, strategy.distribute_datasets_from_function(of_worker)
 
 
+def clumped(model):
+    """The model with kernels of five values, one of them 0."""
+    for layer in model.layers:
+        kernel, bias = layer.get_weights()
+        layer.set_weights([np.round(kernel * 2.0) / 2.0, bias])
+    return model
+
+
 def made(asked: dict, rows: np.ndarray):
     """The model that is asked for, compiled."""
     if asked.get("load"):
         model = qr.load_model(asked["load"])
+    elif asked.get("preserve"):
+        model = qr.quantize_model(clumped(nets.dense_net()), preserve=asked["preserve"])
+        qr.calibrate(model, rows[:BATCH])
     elif asked.get("stock"):
         model = tfmot.quantization.keras.quantize_model(nets.dense_net())
     else:
         spec = qr.TensorSpec(rounder=asked["rounder"], range=asked["range"])
-        weights = qr.TensorSpec(rounder=asked["rounder"])
+        learns = asked["range"] == "learned"
+        weights = qr.TensorSpec(rounder=asked["rounder"], range="learned" if learns else None)
         model = qr.quantize_model(nets.dense_net(), weights=weights, activations=spec)
         if asked.get("calibrated", True):
             qr.calibrate(model, rows[:BATCH])
     if not asked.get("load"):
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(keras.optimizers.SGD(0.05, momentum=0.9), loss)
+        model.compile(keras.optimizers.SGD(asked.get("rate", 0.05), momentum=0.9), loss)
     return model
 
 

@@ -45,6 +45,7 @@ def run(folder: pathlib.Path, strategy: str, **asked) -> dict:
     chief, other = [finish(process, out) for process, out in zip(both, outs, strict=True)]
     for name in variables(chief):
         np.testing.assert_array_equal(chief[name], other[name], name)
+    chief["losses"] /= 2  # Keras adds the workers' means up where it shows them, any model's
     return chief
 
 
@@ -135,8 +136,15 @@ def test_what_two_workers_saved_trains_on_on_one_device(tmp_path):
 @pytest.mark.parametrize("strategy", ["mirrored", "workers"])
 @pytest.mark.parametrize("range_", ["all_values", "last_value", "learned", "pact"])
 def test_every_range_agrees(range_, strategy, tmp_path):
-    asked = STE | {"range": range_}
+    asked = STE | {"range": range_, "rate": 0.001 if range_ == "learned" else 0.05}
     check_equal(run(tmp_path, "one", **asked), run(tmp_path, strategy, **asked))
+
+
+@slow
+@pytest.mark.parametrize("preserve", ["sparsity", "clusters"])
+def test_preserved_weights_agree(preserve, tmp_path):
+    asked = STE | {"preserve": preserve}
+    check_equal(run(tmp_path, "one", **asked), run(tmp_path, "mirrored", **asked))
 
 
 @slow
@@ -168,12 +176,8 @@ def test_a_replica_without_samples_spoils_no_range(strategy, tmp_path):
     found = run(tmp_path, strategy, **STE, samples=33, part=True)
     assert all(np.isfinite(found[name]).all() for name in variables(found))
     assert bool(found["agree"])
-    top = found["v/quantize_row/quantize_row_output_max:0" if False else _input_max(found)]
-    assert 2.0 < float(top) < 6.0
-
-
-def _input_max(found: dict) -> str:
-    return next(name for name in variables(found) if "quantize_row" in name and "_max" in name)
+    top = next(name for name in variables(found) if "quantize_row" in name and "_max" in name)
+    assert 2.0 < float(found[top]) < 6.0
 
 
 @slow
@@ -181,5 +185,4 @@ def test_stock_tfmot_is_seen_to_differ(tmp_path):
     """What the same test gives with stock TFMOT: its ranges are those of a part of the batch."""
     asked = {"stock": True, "steps": STEPS}
     one, other = (run(tmp_path, strategy, **asked) for strategy in ("one", "mirrored"))
-    assert farthest(one, other, "_max") > 1e-3
-    print(f"stock TFMOT, 2 replicas: largest ends {farthest(one, other, '_max'):.2g} off")
+    assert farthest(one, other, "_max") > 1e-2
