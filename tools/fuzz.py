@@ -108,7 +108,8 @@ class Worker:
         return "failed", "took too long" if code == -9 else f"the process died (code {code})"
 
     def _line(self, seconds: float) -> str:
-        assert self.process is not None and self.process.stdout is not None
+        assert self.process is not None
+        assert self.process.stdout is not None
         timer = threading.Timer(seconds, self.process.kill)
         timer.start()
         try:
@@ -126,6 +127,10 @@ def fuzz(kinds: list[str], seconds: float, first: int, corpus: pathlib.Path) -> 
     counts: dict[str, collections.Counter] = {kind: collections.Counter() for kind in kinds}
     failures: list[tuple[str, int, str]] = []
     worker, ends, seed = Worker(), time.monotonic() + seconds, first
+    for kind in kinds:
+        verdict, told = worker.read(corpus / f"whole.{kind}")
+        if verdict != "read":
+            raise RuntimeError(f"the whole {kind} file is not read: {told}")
     with tempfile.TemporaryDirectory() as folder:
         inner = pathlib.Path(folder) / "a" / "b"
         inner.mkdir(parents=True)
@@ -134,7 +139,7 @@ def fuzz(kinds: list[str], seconds: float, first: int, corpus: pathlib.Path) -> 
                 path = inner / f"case.{kind}"
                 path.write_bytes(case(kind, (corpus / f"whole.{kind}").read_bytes(), seed))
                 verdict, told = worker.read(path)
-                climbed = [p for p in pathlib.Path(folder).rglob("*climbed*")]
+                climbed = list(pathlib.Path(folder).rglob("*climbed*"))
                 if climbed or pathlib.Path("/tmp/fuzz_climbed").exists():
                     verdict, told = "failed", "wrote outside of its folder"
                 counts[kind][verdict] += 1
