@@ -31,9 +31,11 @@ class Meter(keras.callbacks.Callback):
         super().__init__()
         self.memory: list[float] = []
         self.times: list[float] = []
+        self.traces: list[int] = []
 
     def on_train_batch_end(self, batch, logs=None):
         if batch % 50 == 49:
+            self.traces.append(self.model.train_function.experimental_get_tracing_count())
             gc.collect()
             self.memory.append(resident_mb())
             self.times.append(time.monotonic())
@@ -50,8 +52,7 @@ def train() -> dict:
     callbacks = [anneal, freeze, qr.QuantizationLog(inputs=rows[:32]), meter]
     epochs = STEPS // 50
     model.fit(rows, labels, batch_size=32, epochs=epochs, verbose=0, callbacks=callbacks)
-    traces = model.train_function.experimental_get_tracing_count()
-    return {"memory": meter.memory, "times": meter.times, "traces": traces}
+    return {"memory": meter.memory, "times": meter.times, "traces": meter.traces}
 
 
 def make_models() -> dict:
