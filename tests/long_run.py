@@ -16,7 +16,7 @@ import tf_keras as keras
 
 import qat_round as qr
 
-STEPS, MODELS = 2000, 40
+STEPS, MODELS = 2000, 20
 
 
 def resident_mb() -> float:
@@ -65,7 +65,8 @@ def make_models() -> dict:
         keras.backend.clear_session()
         gc.collect()
         memory.append(resident_mb())
-    return {"memory": memory}
+    alive = sum(isinstance(thing, keras.Model) for thing in gc.get_objects())
+    return {"memory": memory, "alive": alive}
 
 
 if __name__ == "__main__":

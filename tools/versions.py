@@ -65,7 +65,7 @@ def run(name: str, folder: pathlib.Path, tests: str) -> str:
 
 
 def installed(python: str) -> str:
-    told = "from importlib.metadata import version as v; print(*[v(n) for n in %r])" % (SHOWN,)
+    told = f"from importlib.metadata import version as v; print(*[v(n) for n in {SHOWN!r}])"
     return subprocess.run([python, "-c", told], capture_output=True, text=True).stdout.strip()
 
 
