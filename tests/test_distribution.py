@@ -102,6 +102,7 @@ def test_two_replicas_train_as_one_device(one_device, mirrored):
     check_equal(one_device, mirrored[0])
 
 
+@slow
 def test_a_model_of_two_replicas_loads_on_one_device_and_trains_on(mirrored, tmp_path):
     """Step for step as if it had stayed there."""
     trained, path = mirrored

@@ -11,8 +11,8 @@ import tf_keras as keras
 import qat_round as qr
 from qat_round.tensors import quantized_tensors
 
-POLICIES = ("mixed_bfloat16", "mixed_float16")
 slow = pytest.mark.slow
+POLICIES = (pytest.param("mixed_bfloat16", marks=slow), "mixed_float16")
 
 
 @pytest.fixture(params=POLICIES)
@@ -74,6 +74,7 @@ def test_grids_are_those_of_the_float32_weights(policy):
             np.testing.assert_array_equal(tensor.weights["max_var"].numpy(), ends[1])
 
 
+@slow
 def test_a_mixed_model_is_saved_and_loaded(policy, tmp_path):
     model = trained(nets.dense_net(), nets.vectors(), np.arange(64) % 3)
     model.save(tmp_path / "mixed.keras")

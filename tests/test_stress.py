@@ -99,14 +99,15 @@ def test_every_method_finds_finite_ranges(plain, data, method):
     assert np.isfinite(plain(DATA[data], training=False)).all()
 
 
-@pytest.mark.parametrize(
-    "data", [d if d == "zeros" else pytest.param(d, marks=pytest.mark.slow) for d in DATA]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("data", DATA)
 def test_strange_data_trains_and_exports(data):
     check_survives(qr.calibrate(quantized(), DATA[data]), DATA[data])
 
 
-@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize(
+    "net", [n if n == "dead_channels" else pytest.param(n, marks=pytest.mark.slow) for n in NETS]
+)
 def test_strange_weights_train_and_export(net):
     rows, has_file = nets.vectors(), net != "huge_then_tiny"  # XNNPACK refuses its scales
     check_survives(qr.calibrate(quantized(NETS[net]()), rows), rows, has_file)
@@ -155,7 +156,7 @@ def test_a_bad_batch_in_training_moves_no_range(range_, bad):
     assert again[0] == seen[0]
 
 
-@pytest.mark.parametrize("range_", ["learned", "pact"])
+@pytest.mark.parametrize("range_", ["learned", pytest.param("pact", marks=pytest.mark.slow)])
 def test_a_bad_batch_does_not_end_the_learning_of_a_range(range_):
     model = qr.calibrate(quantized(range_=range_), nets.vectors())
     nets.ready(model)

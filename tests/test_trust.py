@@ -99,6 +99,7 @@ def test_two_runs_are_identical_random_rounding_included(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+@slow
 def test_two_trainings_in_one_process_are_identical():
     found = []
     for _ in range(2):
@@ -124,7 +125,7 @@ def adopted():
 MAKE = {"quantized": lambda: qr.quantize_model(nets.dense_net(), "sine"), "adopted": adopted}
 
 
-@pytest.mark.parametrize("kind", MAKE)
+@pytest.mark.parametrize("kind", ["quantized", pytest.param("adopted", marks=slow)])
 def test_a_checkpoint_in_mid_training_brings_back_the_next_steps(kind, tmp_path):
     rows, labels = nets.vectors(), np.arange(64) % 3
     model = nets.ready(qr.calibrate(MAKE[kind](), rows))
