@@ -208,3 +208,11 @@ def test_the_log_counts_batches_that_no_range_took(plain):
         callbacks=[qr.QuantizationLog()],
     )
     assert done.history["q_skipped"][0] >= 1
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("value", [1e-45, 1.2e-38, 1e-35, 1e-33])
+def test_a_range_too_narrow_for_steps_is_that_of_zero(value, training):
+    grid = qr.grid_from_range(0.0, value, bits=8)
+    y = qr.fake_quant(tf.constant([value]), grid, "sine", training=training)
+    assert np.isfinite(y).all()
