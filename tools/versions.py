@@ -61,6 +61,7 @@ def run(name: str, folder: pathlib.Path, tests: str) -> str:
         env=dict(os.environ, TF_CPP_MIN_LOG_LEVEL="3"),
     )
     lines = re.findall(r"^.*(?:passed|failed|error).*$", done.stdout, re.MULTILINE)
+    print(*re.findall(r"^FAILED.*$", done.stdout, re.MULTILINE), sep="\n", file=sys.stderr)
     return f"| {name} | {installed(inside)} | {lines[-1] if lines else 'no result'} |"
 
 
