@@ -5,7 +5,7 @@ BIN := .venv/bin
 LOCKED := $(if $(shell command -v flock),flock Makefile,)
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help demo examples curves docs wheel test test-long lint coverage bench-accuracy clean
+.PHONY: help demo examples curves docs wheel test test-long fuzz versions licences lock lint coverage bench-accuracy clean
 .NOTPARALLEL:
 
 help:  ## Lists the targets.
@@ -24,7 +24,8 @@ examples: .venv/.ready  ## Runs every example and the notebook, with their times
 docs: .venv/.ready  ## Builds the documentation into site/; a broken link is an error.
 	$(BIN)/python -m mkdocs build --strict --quiet
 
-wheel: .venv/.ready  ## Builds the wheel; README's commands on it in an empty environment (minutes).
+wheel: .venv/.ready  ## Builds the wheel twice, the same bytes; README's commands on it in an empty environment (minutes).
+	$(BIN)/python tools/wheel.py
 	$(BIN)/python tools/check_wheel.py
 
 curves: .venv/.ready  ## Draws docs/curves.png and docs/curves.svg.
@@ -34,7 +35,20 @@ test: lint  ## Lint, types, tests and doctests.
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-long: .venv/.ready  ## The tests that take minutes.
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+	QAT_ROUND_EXAMPLES=1000 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+	QAT_ROUND_EXAMPLES=1000 $(BIN)/python -m pytest tests/test_properties.py
+
+fuzz: .venv/.ready  ## Damaged files into every reader, SECONDS=60 of them.
+	$(BIN)/python tools/fuzz.py --seconds $(or $(SECONDS),60) --seed $(or $(SEED),0)
+
+versions: .venv/.ready  ## The tests in an environment for each supported set of versions (hours, network).
+	$(BIN)/python tools/versions.py
+
+licences: .venv/.ready  ## Licences of all that is installed, from its metadata.
+	$(BIN)/python tools/licences.py
+
+lock: .venv/.ready  ## Writes the versions of this environment to requirements-dev.lock.
+	$(BIN)/python tools/lock.py > requirements-dev.lock
 
 lint: .venv/.ready  ## Format, lint, types.
 	$(BIN)/ruff format --check .

@@ -112,6 +112,12 @@ def smart_cond(pred: Any, true_fn: Callable[[], Any], false_fn: Callable[[], Any
     return true_fn() if known else false_fn()
 
 
+def uncast(x: Any) -> Any:
+    """A variable that mixed precision shows in half precision as it is kept; else x itself."""
+    is_cast = isinstance(x, keras.src.mixed_precision.autocast_variable.AutoCastVariable)
+    return x._variable if is_cast else x
+
+
 def read_toml(text: str) -> dict[str, Any]:
     """A TOML document as plain data; a ValueError for anything else."""
     if sys.version_info >= (3, 11):

@@ -17,6 +17,8 @@ MIN_BITS, MAX_BITS = 2, 16
 STORED_BITS = (4, 8, 16)
 """The integers that a `.tflite` holds; the converter spreads a range of other bits over all of
 theirs, with a step of its own, which leaves the grid."""
+NARROWEST = 2.0**-110
+"""Of a range: with 2^16 levels its step is the least float that is not flushed to 0."""
 
 
 class Grid(NamedTuple):
@@ -79,7 +81,7 @@ def grid_from_range(
         nudged_lo  = (qmin - zero_point) step,   nudged_hi = (qmax - zero_point) step
 
     The range should hold 0; one that does not is moved until it does. The range (0, 0) stands for
-    the single value 0.
+    the single value 0, and so does one narrower than 2^-110.
 
     Args:
         lo, hi: ends of the range, real units; scalars, or one value for each channel.
@@ -100,7 +102,8 @@ def grid_from_range(
     """
     qmin, qmax = int(narrow_range), 2 ** check_bits(bits) - 1
     lo, hi = tf.cast(lo, tf.float32), tf.cast(hi, tf.float32)
-    empty = tf.logical_and(lo == 0.0, hi == 0.0)
+    empty = hi - lo < NARROWEST
+    lo, hi = tf.where(empty, 0.0, lo), tf.where(empty, 0.0, hi)
     step = tf.where(empty, 1.0, _over_count(hi - lo, qmax - qmin))
     zero_point = tf.clip_by_value(tf.floor(qmin - lo / step + 0.5), float(qmin), float(qmax))
     nudged_lo = (qmin - zero_point) * step

@@ -93,6 +93,9 @@ from .parity import (
     OutputParity,
     Parity,
 )
+from .precision import (
+    full_precision,
+)
 from .quantizers import (
     RoundingQuantizer,
 )
@@ -202,6 +205,7 @@ __all__ = [
     "export_onnx",
     "export_tflite",
     "fake_quant",
+    "full_precision",
     "get",
     "grid_from_range",
     "knobs",

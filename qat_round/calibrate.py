@@ -31,6 +31,7 @@ def calibrate(
     batch_size: int = 32,
     percentile: float = 99.99,
     verbose: str | int = "auto",
+    nonfinite: str = "error",
 ) -> Any:
     """Sets every range from data: one pass of the float model, nothing trained.
 
@@ -53,16 +54,19 @@ def calibrate(
         batch_size: how many samples of arrays run at once.
         percentile: for that method; above 50, at most 100.
         verbose: 1 shows a progress bar, 0 none; "auto" where standard output is a terminal.
+        nonfinite: what to do with a batch that holds NaN or infinity, or gives them inside of the
+            model: "error", or "skip" it and warn with their number.
 
     Returns:
         The model.
 
     Raises:
         ValueError: for a model that is not quantized, an unknown method, a percentile out of its
-            interval, or data that is empty, of the wrong shape, or holds NaN or infinity.
+            interval, or data that is empty, of the wrong shape, or not finite.
         TypeError: for data that is not numeric.
 
     Warns:
+        UserWarning: how many batches were skipped.
         UserWarning: naming the tensors with a learned range that saw nothing but 0: they wait for
             the first batch that has another value.
 
@@ -79,10 +83,14 @@ def calibrate(
         raise ValueError(
             f"calibrate: percentile={percentile} has to be above 50 and at most 100, in percent."
         )
+    if nonfinite not in ("error", "skip"):
+        raise ValueError(
+            f'calibrate: nonfinite={nonfinite!r} is unknown; allowed are "error" and "skip".'
+        )
     tensors = [tensor for tensor in quantized_tensors(model) if tensor.is_ours]
-    inputs = _with_progress(
-        batches(model, data, batch_size, "calibrate"), data, batch_size, verbose
-    )
+    skipped: list[int] | None = [] if nonfinite == "skip" else None
+    given = batches(model, data, batch_size, "calibrate", skipped)
+    inputs = _FiniteBatches(_with_progress(given, data, batch_size, verbose), skipped)
     if method == "minmax":
         ends: Any = _least_and_greatest(model, inputs)
     else:
@@ -94,7 +102,43 @@ def calibrate(
         if found is not None:
             tensor.quantizer.set_range(tensor.weights, found)
     _warn_of_zeros(tensors)
+    if skipped:
+        warnings.warn(
+            f"calibrate: {len(skipped)} of the batches hold or give NaN or infinity and were "
+            f"skipped (the first is number {min(skipped)}, counted from 0).",
+            stacklevel=2,
+        )
     return model
+
+
+class _FiniteBatches:
+    """Batches, and what to do with those that turn out to give NaN or infinity in the model."""
+
+    def __init__(self, inputs: Iterator[Any], skipped: list[int] | None):
+        self.inputs, self.skipped, self.used = inputs, skipped, 0
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.inputs
+
+    def takes(self, seen: list[np.ndarray], paths: list[str]) -> bool:
+        """Whether what a batch gave may be used; raises unless such batches are to be skipped."""
+        number = self.used + len(self.skipped or ())
+        bad = [p for p, values in zip(paths, seen, strict=True) if not np.isfinite(values).all()]
+        if not bad:
+            self.used += 1
+        elif self.skipped is None:
+            raise ValueError(
+                f"calibrate: batch {number} gives NaN or infinity at {', '.join(bad[:3])}, in the "
+                "float model. Look at the weights and at the data's scale."
+            )
+        else:
+            self.skipped.append(number)
+        return not bad
+
+    def close(self) -> None:
+        """Raises if no batch could be used."""
+        if not self.used:
+            raise ValueError("calibrate: every batch holds or gives NaN or infinity.")
 
 
 def _searched(
@@ -148,7 +192,7 @@ def _by_percentile(percentile: float) -> Callable[[Histogram, RoundingQuantizer]
     return lambda seen, quantizer: percentile_ends(seen, percentile)
 
 
-def _histograms(model: Any, data: Iterable[Any]) -> dict[Any, Histogram]:
+def _histograms(model: Any, data: _FiniteBatches) -> dict[Any, Histogram]:
     """What every activation's values were over all batches, by its `min_var`."""
     total: dict[Any, Histogram] = {}
     for key, values in _observed(model, data, lambda quantizer, x: tf.cast(x, tf.float32), False):
@@ -156,7 +200,7 @@ def _histograms(model: Any, data: Iterable[Any]) -> dict[Any, Histogram]:
     return total
 
 
-def _least_and_greatest(model: Any, data: Iterable[Any]) -> dict[Any, np.ndarray]:
+def _least_and_greatest(model: Any, data: _FiniteBatches) -> dict[Any, np.ndarray]:
     """[lo, hi] of every observed tensor over all batches, by its `min_var`."""
     total: dict[Any, np.ndarray] = {}
     for key, ends in _observed(model, data, lambda quantizer, x: quantizer.measure(x), True):
@@ -165,11 +209,12 @@ def _least_and_greatest(model: Any, data: Iterable[Any]) -> dict[Any, np.ndarray
 
 
 def _observed(
-    model: Any, data: Iterable[Any], look: Callable[..., Any], weights_too: bool
+    model: Any, data: _FiniteBatches, look: Callable[..., Any], weights_too: bool
 ) -> Iterator[tuple[Any, np.ndarray]]:
     """What `look(quantizer, x)` gives for each quantized tensor and batch, with its `min_var`."""
     keys: list[Any] = []
     own = {t.weights["min_var"].ref() for t in quantized_tensors(model) if t.variable is not None}
+    paths = {t.weights["min_var"].ref(): t.path for t in quantized_tensors(model)}
 
     @tf.function(reduce_retracing=True)
     def looked(batch: Any) -> list[tf.Tensor]:
@@ -187,9 +232,10 @@ def _observed(
         return [seen for _, seen in found]
 
     for batch in data:
-        results = looked(batch)
-        for key, seen in zip(keys, results, strict=True):
-            yield key, seen.numpy()
+        results = [seen.numpy() for seen in looked(batch)]
+        if data.takes(results, [paths.get(key, "") for key in keys]):
+            yield from zip(keys, results, strict=True)
+    data.close()
 
 
 def _with_progress(
@@ -235,7 +281,9 @@ def _wider(old: np.ndarray | None, new: np.ndarray) -> np.ndarray:
     return np.stack([np.minimum(old[0], new[0]), np.maximum(old[1], new[1])])
 
 
-def batches(model: Any, data: Any, batch_size: int, verb: str) -> Iterator[Any]:
+def batches(
+    model: Any, data: Any, batch_size: int, verb: str, skipped: list[int] | None = None
+) -> Iterator[Any]:
     """Batches of inputs as the model takes them, each one checked.
 
     Args:
@@ -243,14 +291,22 @@ def batches(model: Any, data: Any, batch_size: int, verb: str) -> Iterator[Any]:
         data: arrays, or an iterable of batches.
         batch_size: for arrays.
         verb: who asks, for the messages.
+        skipped: gets the numbers of the batches that are not finite, which are left out; None to
+            raise a ValueError for the first one.
     """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"{verb}: batch_size={batch_size!r} has to be a whole number >= 1.")
     found = False
-    for batch in _split(model, data, batch_size, verb):
+    for number, batch in enumerate(_split(model, data, batch_size, verb)):
+        if skipped is not None and not all(_is_finite(array) for array in batch):
+            skipped.append(number)
+            continue
         _check(model, batch, verb)
-        found = True
-        yield batch
+        found = found or bool(len(batch[0]))
+        if len(batch[0]):
+            yield batch
+    if skipped and not found:
+        raise ValueError(f"{verb}: every batch holds NaN or infinity.")
     if not found:
         raise ValueError(f"{verb}: the data is empty; a few hundred typical inputs are needed.")
 
@@ -293,12 +349,17 @@ def check_fit(array: np.ndarray, name: str, shape: Any, verb: str) -> None:
             f"{verb}: data of shape {array.shape} does not fit the input {name!r} of shape {shape} "
             "(None: any size)."
         )
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    if not _is_finite(array):
         bad = np.argwhere(~np.isfinite(array))[0].tolist()
         raise ValueError(
             f"{verb}: the data holds NaN or infinity (first at {bad} of a batch). Clean it: "
             "nothing that comes of it would mean anything."
         )
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    """Whether it holds neither NaN nor infinity; float8 to float64, bfloat16."""
+    return array.dtype.kind in "iub" or bool(np.isfinite(array).all())
 
 
 def _split(model: Any, data: Any, batch_size: int, verb: str) -> Iterator[Any]:

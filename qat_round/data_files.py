@@ -8,7 +8,6 @@ import importlib
 import os
 import pathlib
 import sys
-import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -131,7 +130,7 @@ def _npz(
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # whatever NumPy and zipfile make of damage
         raise ValueError(f"data: {str(path)!r} is no whole .npz file: {error}") from error
     digest = _hash(path)
     label_key = None if labels and labels.endswith(".npy") else labels
@@ -165,7 +164,7 @@ def _npy(path: pathlib.Path) -> np.ndarray:
         raise FileNotFoundError(f"data: there is no file {str(path)!r}.")
     try:
         return np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # whatever NumPy and zipfile make of damage
         raise ValueError(f"data: {str(path)!r} is no whole .npy file: {error}") from error
 
 

@@ -17,7 +17,8 @@ from .file_scales import with_model_scales
 from .int16 import with_wide_biases
 from .learned import is_at_its_limit
 from .lift import lifted, narrow_activations
-from .tensors import quantized_tensors, require_quantized
+from .precision import full_precision
+from .tensors import QuantizedTensor, quantized_tensors, require_quantized
 from .tflite_file import TFLiteFile
 
 WIDE = 16  # bits of activations in int16x8 files
@@ -57,6 +58,7 @@ def export_tflite(
             their limit.
     """
     require_quantized(model, "export_tflite")
+    model = full_precision(model)
     if io not in IO_TYPES:
         raise ValueError(f"export_tflite: io={io!r} is unknown; allowed are {list(IO_TYPES)}.")
     if path is not None:
@@ -111,12 +113,18 @@ def _umask() -> int:
 
 
 def check_ranges(model: Any) -> None:
-    """Raises a ValueError that names every range that was never set from data."""
+    """Raises a ValueError that names every range that was never set from data, or is not finite."""
     guessed = [t.path for t in quantized_tensors(model) if t.is_first_guess]
     if guessed:
         raise ValueError(
             f"export_tflite: {len(guessed)} ranges were never set from data and still are the "
             f"first guess: {', '.join(guessed)}. Run qr.calibrate(model, inputs), or train."
+        )
+    endless = [t.path for t in quantized_tensors(model) if not _is_finite(t)]
+    if endless:  # the converter would end the process
+        raise ValueError(
+            f"export_tflite: the ranges of {', '.join(endless)} are not finite numbers. Calibrate "
+            "again, on data that the float model answers with numbers."
         )
     limited = [t.path for t in quantized_tensors(model) if is_at_its_limit(t.weights)]
     if limited:
@@ -125,6 +133,10 @@ def check_ranges(model: Any) -> None:
             "limit, 2^10 times from where they began. Train with a smaller learning rate.",
             stacklevel=3,
         )
+
+
+def _is_finite(tensor: QuantizedTensor) -> bool:
+    return all(np.isfinite(tensor.weights[end].numpy()).all() for end in ("min_var", "max_var"))
 
 
 def check_bits(model: Any) -> None:

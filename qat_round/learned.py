@@ -105,10 +105,16 @@ class Learned(_Growing):
         return tf.minimum(lo + offset, 0.0), tf.maximum(hi + offset, 0.0)
 
     def train(
-        self, x: tf.Tensor, ends: Any, grid_over: Any, rounder: Any, state: dict[str, Any]
+        self,
+        x: tf.Tensor,
+        ends: Any,
+        grid_over: Any,
+        rounder: Any,
+        state: dict[str, Any],
+        parts: int = 1,
     ) -> tf.Tensor:
-        """x on the grid, with gradients for the ends."""
-        grid = _scaled_gradients(grid_over(*ends), x)
+        """x on the grid, with gradients for the ends; x is one of so many parts of the values."""
+        grid = _scaled_gradients(grid_over(*ends), x, parts)
         if (
             self.zero_point
         ):  # the grid's lower end is nudged to a whole zero point: straight through
@@ -166,7 +172,13 @@ class Pact(_Growing):
         return tf.convert_to_tensor(weights["min_var"]), weights["max_var"] * growth
 
     def train(
-        self, x: tf.Tensor, ends: Any, grid_over: Any, rounder: Any, state: dict[str, Any]
+        self,
+        x: tf.Tensor,
+        ends: Any,
+        grid_over: Any,
+        rounder: Any,
+        state: dict[str, Any],
+        parts: int = 1,
     ) -> tf.Tensor:
         """x on the grid, with a gradient for the upper end from what is above it."""
         lo, hi = ends
@@ -196,10 +208,10 @@ def _held(growth: tf.Tensor) -> tf.Tensor:
     return finite + tf.stop_gradient(tf.clip_by_value(finite, LEAST_GROWTH, MOST_GROWTH) - finite)
 
 
-def _scaled_gradients(grid: Grid, x: tf.Tensor) -> Grid:
+def _scaled_gradients(grid: Grid, x: tf.Tensor, parts: int) -> Grid:
     """The grid, with LSQ's factor 1/sqrt(n qmax) (and 1/s0^2) on the gradients of what made it."""
     grids = tf.cast(tf.size(grid.step), tf.float32)
-    count = tf.cast(tf.size(x), tf.float32) / grids
+    count = tf.cast(tf.size(x) * parts, tf.float32) / grids
     above = tf.maximum(float(grid.qmax) - tf.stop_gradient(grid.zero_point), 1.0)
     factor = tf.math.rsqrt(tf.maximum(count, 1.0) * above) / tf.square(tf.stop_gradient(grid.step))
     return grid._replace(
@@ -210,7 +222,13 @@ def _scaled_gradients(grid: Grid, x: tf.Tensor) -> Grid:
 
 @tf.custom_gradient
 def _with_gradient_times(x: tf.Tensor, factor: tf.Tensor) -> tuple[tf.Tensor, Any]:
-    return tf.identity(x), lambda dy: (dy * factor, tf.zeros_like(factor))
+    """x; a gradient that is not finite counts as 0, so that no batch can end the learning."""
+
+    def pull_back(dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        scaled = dy * factor
+        return tf.where(tf.math.is_finite(scaled), scaled, 0.0), tf.zeros_like(factor)
+
+    return tf.identity(x), pull_back
 
 
 def _check_positive(owner: Any, setting: str) -> None:
@@ -226,4 +244,5 @@ def _trained(layer: Any, name: str, value: float, shape: tuple[int, ...]) -> tf.
         dtype=tf.float32,
         initializer=keras.initializers.Constant(value),
         trainable=True,
+        experimental_autocast=False,
     )

@@ -218,10 +218,18 @@ def load_model(path: str | pathlib.Path, **options: Any) -> Any:
 
     Raises:
         FileNotFoundError: if there is none.
+        ValueError: for a damaged file, or a class that is not known; nothing in it is run.
     """
     if not pathlib.Path(path).exists():
         raise FileNotFoundError(f"load_model: there is no file or folder {str(path)!r}.")
-    return keras.models.load_model(str(path), **options)
+    try:
+        return keras.models.load_model(str(path), **options)
+    except (ValueError, TypeError, OSError):
+        raise
+    except Exception as error:  # whatever the readers of zip, JSON and HDF5 make of damage
+        raise ValueError(
+            f"load_model: {str(path)!r} is damaged, or no Keras model: {error}"
+        ) from error
 
 
 _KERAS3_HINT = (

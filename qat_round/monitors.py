@@ -21,8 +21,11 @@ class QuantizationLog(keras.callbacks.Callback):  # type: ignore[misc, name-defi
         rounding_error                mean |w - q(w)| of weights, in steps, 0 to 0.25 or so
         moved                         share of weights on another level than an epoch ago
         clipped                       share of `inputs`' activations outside of their range
+        skipped                       batches that moved no range, because they held or gave NaN or
+                                      infinity (or no sample); of tensors whose range follows data
     and to Keras's own logs (History, CSVLogger) the means over all tensors, as `q_rounding_error`,
-    `q_moved` and `q_clipped`. Put it in front of a CSVLogger, which writes what came before it.
+    `q_moved` and `q_clipped`, and of `skipped` the most, as `q_skipped`. Put it in front of a
+    CSVLogger, which writes what came before it.
 
     Args:
         log_dir: where TensorBoard looks; None for Keras's logs alone.
@@ -38,9 +41,17 @@ class QuantizationLog(keras.callbacks.Callback):  # type: ignore[misc, name-defi
         self._writer = None if log_dir is None else tf.summary.create_file_writer(str(log_dir))
         self._inputs = inputs
         self._levels: dict[str, np.ndarray] = {}
+        self._batches = 0
+        self._seen: dict[str, float] = {}
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._levels = {t.path: _levels(t)[0] for t in self._weights()}
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._batches, self._seen = 0, _seen(self.model)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._batches += 1
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         found = {t.path: _range(t) for t in quantized_tensors(self.model) if t.is_ours}
@@ -53,6 +64,8 @@ class QuantizationLog(keras.callbacks.Callback):  # type: ignore[misc, name-defi
         if self._inputs is not None:
             for path, share in clipped_shares(self.model, self._inputs).items():
                 found[path]["clipped"] = share
+        for path, seen in _seen(self.model).items():
+            found[path]["skipped"] = max(0.0, self._batches - (seen - self._seen[path]))
         self._write(epoch, found)
         if logs is not None:
             logs.update(_means(found))
@@ -130,7 +143,7 @@ def _levels(tensor: QuantizedTensor) -> tuple[np.ndarray, float]:
     """The weights' levels, and their mean distance from them, in steps."""
     levels = tf.round(in_steps(tensor, on_grid=True))
     error = tf.reduce_mean(tf.abs(in_steps(tensor) - levels))
-    return levels.numpy().astype(np.int32), float(error)
+    return levels.numpy(), float(error)
 
 
 def _spread(quantizer: Any, step: Any, value: Any) -> Any:
@@ -144,7 +157,18 @@ def _spread(quantizer: Any, step: Any, value: Any) -> Any:
     return tf.reshape(step, wide)
 
 
+def _seen(model: Any) -> dict[str, float]:
+    """How many batches moved the range of each activation that follows the data."""
+    return {
+        t.path: float(t.weights["seen"].numpy())
+        for t in quantized_tensors(model)
+        if t.is_ours and t.variable is None and t.quantizer.range.follows_data
+    }
+
+
 def _means(found: dict[str, dict[str, float]]) -> dict[str, float]:
     names = ("rounding_error", "moved", "clipped")
     values = {n: [f[n] for f in found.values() if n in f] for n in names}
-    return {f"q_{n}": float(np.mean(given)) for n, given in values.items() if given}
+    means = {f"q_{n}": float(np.mean(given)) for n, given in values.items() if given}
+    skipped = [f["skipped"] for f in found.values() if "skipped" in f]
+    return means | ({"q_skipped": max(skipped)} if skipped else {})

@@ -25,6 +25,9 @@ class OscillationMonitor(keras.callbacks.Callback):
     `frequency` holds f for each weight by "<layer>/<tensor>"; `share(0.02)` is the share of weights
     above a frequency. At the end of an epoch the logs get `oscillating`, that share.
 
+    What is counted is part of the model's checkpoints, so that training that is resumed by
+    `BackupAndRestore` goes on counting; put that callback behind this one.
+
     Args:
         momentum: m, 0 < momentum <= 1.
         threshold: above which a weight counts as oscillating; a number or a function of the step.
@@ -59,10 +62,23 @@ class OscillationMonitor(keras.callbacks.Callback):
         self._levels = {t.path: level.numpy() for t, level in zip(found, self._now(), strict=True)}
         self._direction = {path: np.zeros_like(level) for path, level in self._levels.items()}
         self.frequency = {path: np.zeros_like(level) for path, level in self._levels.items()}
+        self._begin()
+        self._kept = _Kept(self.model, type(self).__name__, self._states())
+
+    def _begin(self) -> None:
+        """What a subclass remembers besides."""
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._kept.read(self._states())
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         for tensor, levels in zip(self._tensors, self._now(), strict=True):
             self._count(tensor.path, levels.numpy())
+        self._kept.write(self._states())
+
+    def _states(self) -> list[dict[str, np.ndarray]]:
+        """All that it remembers from one step to the next, by path."""
+        return [self._levels, self._direction, self.frequency]
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if logs is not None:
@@ -85,6 +101,34 @@ class OscillationMonitor(keras.callbacks.Callback):
         self._levels[path] = levels
 
 
+class _Kept:
+    """Arrays kept in a model's checkpoints, but not among its weights.
+
+    Args:
+        model: the model.
+        name: of the checkpoint's entry.
+        states: dicts of arrays, whose keys and shapes stay.
+    """
+
+    def __init__(self, model: Any, name: str, states: list[dict[str, np.ndarray]]):
+        self._holder = tf.Module()
+        self._holder.kept = [
+            [tf.Variable(array, trainable=False) for array in state.values()] for state in states
+        ]
+        model._track_trackable(self._holder, f"_qat_round_{name}", overwrite=True)
+
+    def read(self, states: list[dict[str, np.ndarray]]) -> None:
+        """Puts what is kept, or was restored, in the place of the arrays."""
+        for state, variables in zip(states, self._holder.kept, strict=True):
+            state.update({k: v.numpy().copy() for k, v in zip(list(state), variables, strict=True)})
+
+    def write(self, states: list[dict[str, np.ndarray]]) -> None:
+        """Keeps the arrays as they are now."""
+        for state, variables in zip(states, self._holder.kept, strict=True):
+            for array, variable in zip(state.values(), variables, strict=True):
+                variable.assign(array)
+
+
 class FreezeOscillating(OscillationMonitor):
     """Freezes weights that turn too often, each on the level where it mostly was.
 
@@ -99,10 +143,12 @@ class FreezeOscillating(OscillationMonitor):
     Source: Nagel et al. 2022, arXiv:2203.11086, section 4.3.
     """
 
-    def on_train_begin(self, logs: Any = None) -> None:
-        super().on_train_begin(logs)
+    def _begin(self) -> None:
         self._mean = {path: level.copy() for path, level in self._levels.items()}
         self._held = {path: np.full_like(level, np.nan) for path, level in self._levels.items()}
+
+    def _states(self) -> list[dict[str, np.ndarray]]:
+        return [*super()._states(), self._mean, self._held]
 
     @property
     def frozen(self) -> float:
@@ -111,10 +157,12 @@ class FreezeOscillating(OscillationMonitor):
         return held / max(sum(h.size for h in self._held.values()), 1)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        super().on_train_batch_end(batch, logs)
+        for tensor, levels in zip(self._tensors, self._now(), strict=True):
+            self._count(tensor.path, levels.numpy())
         threshold = self._threshold_now()
         for tensor in self._tensors:
             self._hold(tensor, threshold)
+        self._kept.write(self._states())
 
     def _hold(self, tensor: QuantizedTensor, threshold: float) -> None:
         path = tensor.path

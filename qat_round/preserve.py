@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -21,6 +21,8 @@ MOST_CLUSTERS = 1024  # more different values than that are not called clusters,
 @keras.utils.register_keras_serializable(package="qat_round")
 class PrunePreservingQuantizer(RoundingQuantizer):
     """Weights that were zero when the layer was built stay zero."""
+
+    is_for_weights: ClassVar[bool] = True
 
     def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, tf.Variable]:
         mask = np.not_equal(_values(layer, name), 0.0).astype(np.float32)
@@ -50,6 +52,8 @@ class ClusterPreservingQuantizer(RoundingQuantizer):
             one integer in all of them (a batch norm that is folded scales them apart).
         **settings: those of RoundingQuantizer.
     """
+
+    is_for_weights: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from ._compat import Quantizer, is_converting, is_exporting, keras, smart_cond, tf
+from ._compat import Quantizer, is_converting, is_exporting, keras, smart_cond, tf, uncast
 from .affine import (
     STORED_BITS,
     Grid,
@@ -24,7 +24,7 @@ from .affine import (
 from .exact import noted_pending, on_wide_grid, rounded
 from .learned import Learned, Pact
 from .notes import GridNote, note_grid
-from .ranges import FIRST_GUESS, Fixed, Range, get_range, measure
+from .ranges import FIRST_GUESS, Fixed, Range, get_range, measure, replicas
 from .rounding import Rounder, get
 
 _TENSORS = Grid._fields.index("bits")  # how many of a grid's fields are tensors
@@ -63,12 +63,14 @@ def is_bypassed() -> bool:
 @tf.autograph.experimental.do_not_convert  # there is nothing in it that autograph has to convert
 def quantize(quantizer: Any, x: Any, training: Any, weights: dict[str, Any]) -> tf.Tensor:
     """What an open observer gives; else what the quantizer gives in training, or not."""
+    dtype, x = x.dtype, uncast(x)
     if _observers:
         y = _observers[-1](quantizer, x, weights)
     else:
         y = smart_cond(
             training, lambda: quantizer.train(x, weights), lambda: quantizer.infer(x, weights)
         )
+    y = y if y.dtype == dtype else tf.cast(y, dtype)
     return note_grid(y, GridNote(getattr(quantizer, "owner", quantizer), weights))
 
 
@@ -110,6 +112,8 @@ class RoundingQuantizer(Quantizer):
         >>> quantizer(tf.constant([0.0, 0.6, 15.0]), False, weights).numpy().tolist()
         [0.0, 1.0, 15.0]
     """
+
+    is_for_weights: ClassVar[bool] = False  # else told from what it is given
 
     def __init__(
         self,
@@ -197,7 +201,8 @@ class RoundingQuantizer(Quantizer):
         ends, state = self._move_range(x, weights), self.bound_state(weights)
         if isinstance(self.range, LEARNING):
             ends = self.range.ends({**weights, "min_var": ends[0], "max_var": ends[1]}, self.levels)
-            y = self.range.train(self.joined(x), ends, self._over, self.rounder, state)
+            parts = 1 if self.is_for_weights or isinstance(x, tf.Variable) else replicas()
+            y = self.range.train(self.joined(x), ends, self._over, self.rounder, state, parts)
         else:
             y = fake_quant(self.joined(x), self._over(ends[0], ends[1]), self.rounder, **state)
         return _shaped_as(x, y)
@@ -275,8 +280,9 @@ class RoundingQuantizer(Quantizer):
         if not self.range.follows_data:
             return old
         seen = tf.convert_to_tensor(weights["seen"])
-        new = self.range.update(old, self.measure(tf.stop_gradient(x)), seen)
-        good = tf.reduce_all(tf.math.is_finite(new))  # a bad batch spoils nothing, nor counts
+        measured = self.measure(tf.stop_gradient(x))
+        new = self.range.update(old, measured, seen)
+        good = tf.reduce_all(tf.math.is_finite(tf.stack([measured, new])))  # else: spoils nothing
         new = tf.where(good, new, old)
         weights["min_var"].assign(new[0])
         weights["max_var"].assign(new[1])
@@ -287,7 +293,7 @@ class RoundingQuantizer(Quantizer):
         """The Rounder's knobs and random key as they are now, to be bound to it."""
         state = {knob: tf.convert_to_tensor(weights[knob]) for knob in self.rounder.knobs}
         if "key" in weights:
-            state["key"] = weights["key"].assign_add([0, 1])
+            state["key"] = weights["key"].assign_add(tf.constant([0, 1], tf.int64))
         return state
 
     def _start(self) -> tuple[float, float]:
@@ -323,6 +329,7 @@ class RoundingQuantizer(Quantizer):
             initializer=lambda shape, dtype=None, **_: tf.constant([seed ^ own, 0], tf.int64),
             trainable=False,
             aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+            experimental_autocast=False,
         )
 
 
@@ -355,4 +362,5 @@ def _state(
         initializer=keras.initializers.Constant(value),
         trainable=trainable,
         aggregation=tf.VariableAggregation.MEAN,
+        experimental_autocast=False,  # grids are float32 whatever the layer computes in
     )

@@ -193,24 +193,30 @@ def measure(
         bits, narrow_range: the grid's, which say where a symmetric grid's middle is.
 
     Returns:
-        Shape (2,), or (2, channels).
+        Shape (2,), or (2, channels); NaN if there are no values at all, in any replica.
     """
     x = tf.cast(x, tf.float32)
     over = None if axis is None else [i for i in range(x.shape.rank) if i != axis % x.shape.rank]
-    lo = tf.minimum(tf.reduce_min(x, axis=over), 0.0)
-    hi = tf.maximum(tf.reduce_max(x, axis=over), 0.0)
-    lo, hi = _over_replicas(lo, hi)
+    lo, hi = _over_replicas(tf.reduce_min(x, axis=over), tf.reduce_max(x, axis=over))
+    is_empty = lo > hi  # +inf and -inf, the ends of nothing
+    lo = tf.where(is_empty, math.nan, tf.minimum(lo, 0.0))
+    hi = tf.where(is_empty, math.nan, tf.maximum(hi, 0.0))
     if symmetric:
         ratio = 1.0 if narrow_range else (2**bits - 2) / 2**bits  # hi / -lo of the full grid
         lo, hi = tf.minimum(lo, -hi / ratio), tf.maximum(hi, -lo * ratio)
     return tf.stack([lo, hi])
 
 
+def replicas() -> int:
+    """How many replicas take this step together; 1 outside of a strategy."""
+    replica = tf.distribute.get_replica_context()
+    return 1 if replica is None else int(replica.num_replicas_in_sync)
+
+
 def _over_replicas(lo: tf.Tensor, hi: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The least and the greatest over all replicas of a distributed step."""
-    replica = tf.distribute.get_replica_context()
-    if replica is None or replica.num_replicas_in_sync == 1:
+    if replicas() == 1:
         return lo, hi
-    ends = replica.all_gather(tf.stack([lo, -hi])[tf.newaxis], axis=0)
+    ends = tf.distribute.get_replica_context().all_gather(tf.stack([lo, -hi])[tf.newaxis], axis=0)
     least = tf.reduce_min(ends, axis=0)
     return least[0], -least[1]

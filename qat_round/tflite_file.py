@@ -135,7 +135,10 @@ class Runner:
             inputs = {name: _padded(array, fixed) for name, array in inputs.items()}
         for name, details in self.inputs.items():
             self._interpreter.set_tensor(details["index"], quantized(inputs[name], details))
-        self._interpreter.invoke()
+        try:
+            self._interpreter.invoke()
+        except RuntimeError as error:
+            raise ValueError(f"The .tflite cannot be run, it may be damaged: {error}") from error
         return [self.read(details["index"]) for details in self.outputs.values()]
 
     def read(self, index: int) -> np.ndarray:

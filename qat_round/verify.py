@@ -11,6 +11,7 @@ import numpy as np
 from ._compat import QuantizeWrapper, keras, tf
 from .calibrate import batches, check_fit, model_inputs, numeric
 from .parity import Parity, compare
+from .precision import full_precision
 from .quantizers import RoundingQuantizer, observing
 from .tflite_file import Runner, TFLiteFile, sliced
 
@@ -44,7 +45,8 @@ def verify_tflite(
         FileNotFoundError: if there is no file at the path.
     """
     file = TFLiteFile(tflite)
-    model = model_or_outputs if isinstance(model_or_outputs, keras.Model) else None
+    is_model = isinstance(model_or_outputs, keras.Model)
+    model = full_precision(model_or_outputs) if is_model else None
     runner = Runner(file, keep_all=model is not None)
     squashed = _squashed(file, runner) if model is not None else {}
     named = named_inputs(model, runner, inputs, batch_size)

@@ -110,7 +110,7 @@ def _as_in_the_file(wrapper: Any, inputs: Any, training: Any) -> Iterator[Any]:
     is exported is left as it is: the converter rounds its biases itself.
     """
     layer, sums = wrapper.layer, noted_sum(inputs)
-    if is_exporting() or is_bypassed():
+    if is_exporting() or is_bypassed() or _is_half(wrapper):
         yield inputs
         return
     if sums is not None:
@@ -135,7 +135,14 @@ def _shifted(x: Any, slip: Any, training: Any) -> Any:
 
 
 def _with_sums(wrapper: Any, outputs: Any, inputs: Any) -> Any:
-    return note_sum(outputs, _sums(wrapper, inputs)) if _is_open(wrapper) else outputs
+    if not _is_open(wrapper) or _is_half(wrapper):
+        return outputs
+    return note_sum(outputs, _sums(wrapper, inputs))
+
+
+def _is_half(wrapper: Any) -> bool:
+    """Whether it computes in half precision, which holds no sums to their last bit."""
+    return wrapper.layer.compute_dtype in ("float16", "bfloat16")
 
 
 def _is_open(wrapper: Any) -> bool:
@@ -280,7 +287,7 @@ class GridWrapper(RoundingWrapper):
         if isinstance(self.layer, _JOINING) and self._output_quantizers:
             inputs = self._on_one_grid(inputs, training)
         # the converter has to see the layers as they are
-        whole = _is_inference(training) and not is_exporting()
+        whole = _is_inference(training) and not is_exporting() and not _is_half(self)
         exact = exact_layers.compute(self, inputs) if whole else None
         if exact is not None:
             settled = self._on_grid(exact, inputs, training)

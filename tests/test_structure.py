@@ -51,6 +51,7 @@ ROOMS = [  # each may import from those above it, and from itself
     "model",
     "search_bits",
     "bakeoff",
+    "precision",
     "tflite_file",
     "file_scales",
     "int16",

@@ -118,6 +118,15 @@ def _array(tensor: Any) -> Any:
 def _open_path(path: Path, safe_mode: bool) -> Source:
     if not path.exists():
         raise ValueError(f"There is no file or folder '{path}'. Give the path of {_KINDS}.")
+    try:
+        return _open_existing(path, safe_mode)
+    except (ValueError, TypeError, OSError):
+        raise
+    except Exception as error:  # whatever the readers of zip, JSON and HDF5 make of damage
+        raise ValueError(f"'{path}' is damaged, or no Keras model: {error}") from error
+
+
+def _open_existing(path: Path, safe_mode: bool) -> Source:
     if path.is_dir():
         return _open_folder(path)
     if zipfile.is_zipfile(path):

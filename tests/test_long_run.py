@@ -1,0 +1,39 @@
+"""What runs overnight: memory does not grow, nothing is traced again."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+SCRIPT = pathlib.Path(__file__).parent / "long_run.py"
+pytestmark = pytest.mark.slow
+
+
+def run(what: str) -> dict:
+    command = [sys.executable, str(SCRIPT), what]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=True)
+    return json.loads(done.stdout)
+
+
+def slope(memory: list[float]) -> float:
+    """MB for each entry, least squares, without the first half, in which caches fill."""
+    late = memory[len(memory) // 2 :]
+    return float(np.polyfit(np.arange(len(late)), late, 1)[0])
+
+
+def test_memory_is_flat_over_2000_steps_and_nothing_is_traced_again():
+    found = run("steps")
+    assert slope(found["memory"]) * 20 < 1.0, found["memory"]  # an entry is 50 steps
+    assert found["traces"][0] == found["traces"][-1]
+
+
+def test_models_that_are_gone_leave_only_what_tensorflow_keeps():
+    """Its registry of custom gradients holds each training graph: some 15 MB a model."""
+    found = run("models")
+    assert found["alive"] == 0
+    assert slope(found["memory"]) < 20.0, found["memory"]

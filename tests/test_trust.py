@@ -1,0 +1,241 @@
+"""Loading runs no code; two runs are one; checkpoints; TFMOT's own promises with our scheme."""
+
+from __future__ import annotations
+
+import pathlib
+import pickle
+import subprocess
+import sys
+
+import nets
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_model_optimization as tfmot
+import tf_keras as keras
+
+import qat_round as qr
+from qat_round.data_files import read_data
+from qat_round.tensors import quantized_tensors
+
+TOOLS = pathlib.Path(__file__).parents[1] / "tools"
+tq = tfmot.quantization.keras
+slow = pytest.mark.slow
+
+
+# Loading runs no code.
+
+
+class Bomb:
+    def __reduce__(self):
+        return (pathlib.Path.touch, (pathlib.Path("exploded"),))
+
+
+def test_pickles_in_data_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez(tmp_path / "bomb.npz", x=np.array([Bomb()], object))
+    (tmp_path / "bomb.npy").write_bytes(pickle.dumps(Bomb()))
+    for name in ("bomb.npz", "bomb.npy"):
+        with pytest.raises(ValueError, match="is no whole"):
+            read_data(tmp_path / name)
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("ending", [".keras", ".h5"])
+def test_lambdas_in_files_are_refused(tmp_path, ending):
+    path = tmp_path / f"lambda{ending}"
+    layers = [keras.layers.Dense(2, input_shape=(3,)), keras.layers.Lambda(lambda x: x * 2.0)]
+    keras.Sequential(layers).save(path)
+    with pytest.raises(ValueError, match="ambda"):
+        qr.quantize_model(path)
+
+
+def test_unknown_classes_in_files_are_refused(tmp_path):
+    class Unknown(keras.layers.Layer):
+        pass
+
+    model = keras.Sequential([keras.layers.Dense(2, input_shape=(3,)), Unknown()])
+    model.save(tmp_path / "unknown.keras")
+    for read in (qr.quantize_model, qr.load_model):
+        with pytest.raises((ValueError, TypeError), match="Unknown"):
+            read(tmp_path / "unknown.keras")
+
+
+@slow
+def test_damaged_files_give_errors_in_bounded_time_and_memory():
+    command = [sys.executable, str(TOOLS / "fuzz.py"), "--seconds", "60"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+# Determinism.
+
+TRAIN_TWICE = """
+import sys, numpy as np, tensorflow as tf, tf_keras as keras, nets, qat_round as qr
+keras.utils.set_random_seed(1)
+tf.config.experimental.enable_op_determinism()
+tf.config.threading.set_intra_op_parallelism_threads(int(sys.argv[2]))
+net = nets.conv_net(); keras.utils.set_random_seed(1)
+model = qr.quantize_model(net, "stochastic")
+nets.ready(qr.calibrate(model, nets.pictures(64)[0]))
+model.fit(*nets.pictures(128), verbose=0, epochs=2)
+np.savez(sys.argv[1], *model.get_weights())
+"""
+
+
+def trained(path: pathlib.Path, threads: int) -> list[np.ndarray]:
+    command = [sys.executable, "-c", TRAIN_TWICE, str(path), str(threads)]
+    here = str(pathlib.Path(__file__).parent)
+    subprocess.run(command, check=True, capture_output=True, timeout=300, cwd=here)
+    with np.load(path) as found:
+        return [found[name] for name in found.files]
+
+
+@slow
+def test_two_runs_are_identical_random_rounding_included(tmp_path):
+    """With as many threads; another number moves the last bits of TensorFlow's own gradients."""
+    first, second = trained(tmp_path / "a.npz", 2), trained(tmp_path / "b.npz", 2)
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@slow
+def test_two_trainings_in_one_process_are_identical():
+    found = []
+    for _ in range(2):
+        net = nets.dense_net()
+        keras.utils.set_random_seed(5)
+        model = nets.ready(qr.calibrate(qr.quantize_model(net, "stochastic"), nets.vectors()))
+        nets.steps(model, nets.vectors(), np.arange(64) % 3, 5)
+        found.append(model.get_weights())
+    assert not np.array_equal(found[0][-1], nets.dense_net().get_weights()[-1])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+# Checkpoints.
+
+
+def adopted():
+    model = tq.quantize_model(nets.dense_net())
+    nets.ready(model).fit(nets.vectors(), np.arange(64) % 3, verbose=0)
+    return qr.adopt(model)
+
+
+MAKE = {"quantized": lambda: qr.quantize_model(nets.dense_net(), "sine"), "adopted": adopted}
+
+
+@pytest.mark.parametrize("kind", ["quantized", pytest.param("adopted", marks=slow)])
+def test_a_checkpoint_in_mid_training_brings_back_the_next_steps(kind, tmp_path):
+    rows, labels = nets.vectors(), np.arange(64) % 3
+    model = nets.ready(qr.calibrate(MAKE[kind](), rows))
+    nets.steps(model, rows, labels, 3)
+    path = tf.train.Checkpoint(model=model).save(str(tmp_path / "mid"))
+    expected = nets.steps(model, rows, labels, 3)
+    fresh = nets.ready(MAKE[kind]())
+    tf.train.Checkpoint(model=fresh).restore(path)
+    assert nets.steps(fresh, rows, labels, 3) == expected
+
+
+@pytest.mark.parametrize("ending", [".keras", ".h5"])
+def test_an_adopted_model_reloads(ending, tmp_path):
+    model = adopted()
+    rows = nets.vectors()
+    model.save(tmp_path / f"adopted{ending}")
+    again = qr.load_model(tmp_path / f"adopted{ending}")
+    np.testing.assert_array_equal(again(rows, training=False), model(rows, training=False))
+
+
+@pytest.mark.parametrize("ending", [".keras", ".h5"])
+def test_an_annotated_model_reloads_in_every_format(ending, tmp_path):
+    annotated = qr.annotate_model(nets.dense_net(), qr.LayerSpec("sine"))
+    annotated.save(tmp_path / f"annotated{ending}")
+    again = qr.load_model(tmp_path / f"annotated{ending}")
+    rows = nets.vectors()
+    np.testing.assert_array_equal(again(rows), annotated(rows))
+    assert qr.quantize_apply(again).count_params() == qr.quantize_apply(annotated).count_params()
+
+
+# What TFMOT documents, with our scheme.
+
+
+def test_tfmots_own_functions_take_our_scheme():
+    """quantize_annotate_model, quantize_annotate_layer, quantize_apply(model, scheme)."""
+    annotated = tq.quantize_annotate_model(nets.dense_net())
+    with tq.quantize_scope():
+        model = tq.quantize_apply(annotated, qr.RoundingScheme(rounder="sine"))
+    assert {t.quantizer.rounder.name for t in quantized_tensors(model)} == {"sine"}
+
+
+def test_only_annotated_layers_are_quantized():
+    def mark(layer):
+        return tq.quantize_annotate_layer(layer) if layer.name == "last" else layer
+
+    annotated = keras.models.clone_model(nets.dense_net(), clone_function=mark)
+    model = tq.quantize_apply(annotated, qr.RoundingScheme())
+    kernels = [t.layer.name for t in quantized_tensors(model) if t.variable is not None]
+    assert kernels == ["quant_last"]
+
+
+def test_a_users_quantize_config_is_kept():
+    """A QuantizeConfig given with an annotation decides for its layer, as TFMOT documents."""
+
+    @keras.utils.register_keras_serializable(package="test_trust")
+    class FourBits(tq.QuantizeConfig):
+        def get_weights_and_quantizers(self, layer):
+            quantizer = tq.quantizers.LastValueQuantizer(4, False, True, False)
+            return [(layer.kernel, quantizer)]
+
+        def get_activations_and_quantizers(self, layer):
+            return []
+
+        def set_quantize_weights(self, layer, quantize_weights):
+            layer.kernel = quantize_weights[0]
+
+        def set_quantize_activations(self, layer, quantize_activations):
+            pass
+
+        def get_output_quantizers(self, layer):
+            return []
+
+        def get_config(self):
+            return {}
+
+    def mark(layer):
+        config = FourBits() if layer.name == "dense_b" else None
+        return tq.quantize_annotate_layer(layer, config)
+
+    annotated = keras.models.clone_model(nets.dense_net(), clone_function=mark)
+    with tq.quantize_scope({"FourBits": FourBits}):
+        model = tq.quantize_apply(annotated, qr.RoundingScheme())
+    by_path = {t.path: t for t in quantized_tensors(model)}
+    assert by_path["quant_dense_b/kernel"].bits == 4
+    assert by_path["quant_dense_a/kernel"].bits == 8
+    assert "quant_dense_b/output" not in by_path
+
+
+def test_the_float_model_is_untouched_and_the_copy_has_its_weights():
+    net = nets.dense_net()
+    before = net.get_weights()
+    model = tq.quantize_apply(tq.quantize_annotate_model(net), qr.RoundingScheme())
+    assert any(np.array_equal(w, before[0]) for w in model.get_weights())
+    nets.ready(model).fit(nets.vectors(), np.arange(64) % 3, verbose=0)
+    for a, b in zip(net.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_quantized_model_reloads_under_quantize_scope(tmp_path):
+    model = tq.quantize_apply(tq.quantize_annotate_model(nets.dense_net()), qr.RoundingScheme())
+    model.save(tmp_path / "model.h5")
+    with tq.quantize_scope():
+        again = keras.models.load_model(tmp_path / "model.h5")
+    rows = nets.vectors()
+    np.testing.assert_array_equal(again(rows, training=False), model(rows, training=False))
+
+
+def test_a_quantized_model_is_cloned_with_equal_quantizers():
+    model = tq.quantize_apply(tq.quantize_annotate_model(nets.dense_net()), qr.RoundingScheme())
+    with tq.quantize_scope():
+        clone = keras.models.clone_model(model)
+    ours, theirs = ([t.quantizer for t in quantized_tensors(m)] for m in (model, clone))
+    assert ours == theirs
