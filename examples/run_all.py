@@ -35,6 +35,7 @@ EXAMPLES: dict[str, list[tuple[str, ...]]] = {
         (str(HERE / "recipe_model.py"),),
         (*QAT_ROUND, "run", str(HERE / "recipe.toml")),
     ],
+    "sequences": [(str(HERE / "sequences.py"),)],
     "quickstart": [("-c", NOTEBOOK, str(HERE / "quickstart.ipynb"))],
 }
 
