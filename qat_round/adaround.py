@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ._compat import QuantizeWrapper, keras, tf
-from .calibrate import batches
+from .model_data import batches
 from .oscillation import levels_of_weight
 from .quantizers import observing
 from .rounding.base import whole

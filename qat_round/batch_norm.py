@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ._compat import keras, tf
-from .calibrate import batches
+from .model_data import batches
 from .tensors import require_quantized
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from ._compat import exporting, tf
-from .calibrate import model_inputs
 from .export import check_bits, check_ranges, check_writable, write_file
+from .model_data import model_inputs
 from .parity import OutputParity, compare
 from .tensors import quantized_tensors, require_quantized
 

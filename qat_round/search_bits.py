@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ._compat import tf
-from .calibrate import batches, calibrate, weight_ends
+from .calibrate import calibrate, weight_ends
 from .model import quantize_model
+from .model_data import batches
 from .quantizers import observing
 from .spec import LayerSpec, TensorSpec
 from .tables import as_text

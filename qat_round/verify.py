@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ._compat import QuantizeWrapper, keras, tf
-from .calibrate import batches, check_fit, model_inputs, numeric
+from .model_data import batches, check_fit, model_inputs, numeric
 from .parity import Parity, compare
 from .precision import full_precision
 from .quantizers import RoundingQuantizer, observing

@@ -40,6 +40,7 @@ ROOMS = [  # each may import from those above it, and from itself
     "tensors",
     "lift",
     "adopt",
+    "model_data",
     "calibrate",
     "batch_norm",
     "oscillation",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._compat import tf
-from ..calibrate import model_inputs
+from ..model_data import model_inputs
 from ..monitors import in_steps
 from ..quantizers import observing
 from ..tensors import quantized_tensors
