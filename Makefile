@@ -5,7 +5,7 @@ BIN := .venv/bin
 LOCKED := $(if $(shell command -v flock),flock Makefile,)
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help demo examples curves docs wheel test test-long fuzz versions licences lock lint coverage bench-accuracy clean
+.PHONY: help demo examples curves docs wheel test test-long fuzz versions licences lock lint coverage bench bench-gpu bench-accuracy clean
 .NOTPARALLEL:
 
 help:  ## Lists the targets.
@@ -60,6 +60,16 @@ coverage: .venv/.ready  ## What becomes integer-only: 17 networks and every laye
 	$(BIN)/python benchmarks/coverage.py --keras3
 	$(BIN)/python benchmarks/coverage.py --layers
 	$(BIN)/python benchmarks/random_graphs.py
+
+bench: .venv/.ready  ## Speed and memory: kernels, training steps, start-up, growth (hours; alone on the machine).
+	$(BIN)/python benchmarks/kernels.py
+	$(BIN)/python benchmarks/steps.py
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/scaling.py
+
+bench-gpu: .venv/.ready  ## Kernels and steps where there is a GPU.
+	$(BIN)/python benchmarks/kernels.py --name kernels_gpu
+	$(BIN)/python benchmarks/steps.py --name steps_gpu
 
 bench-accuracy: .venv/.ready  ## Accuracy at low bits, on real data; goes on where it stopped (an hour).
 	$(BIN)/python benchmarks/accuracy.py recipes
