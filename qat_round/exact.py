@@ -4,7 +4,9 @@ A tensor on a grid is whole numbers times a step. Products and sums of whole num
 float32 (below 2^24), so that what a kernel accumulates is computed here without error, and rounded
 once, by the very arithmetic of the kernel (XNNPACK's, which TFLite runs by default):
 
+    the model's input:            round_half_even(x * (1 / step))
     convolution, dense, product:  round_half_even(accumulator * (step_in step_w / step_out))
+    mean, of raw levels:          round_half_away(sum * (step_in / step_out / count) + bias)
     another grid, leaky ReLU:     (a m + 128) >> 8,              m = 256 step_a / step_out
     transposed conv., matrices:   the same product in 31 bits, rounded twice (gemmlowp's way)
     sum, difference of two:                  (a m_a + b m_b + half) >> shift,   m in 21 bits
@@ -14,7 +16,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ._compat import tf
+from ._compat import GIVEN, tf
 from .fixed_point import scaled
 
 _INTS, _PENDING, _FUSED = "_qat_round_ints", "_qat_round_pending", "_qat_round_fused"
@@ -107,6 +109,45 @@ class Pair(NamedTuple):
         return tf.cast(tf.floor(total / unit + 0.5), tf.float32)
 
 
+class Given(NamedTuple):
+    """What the user gives, not rounded yet."""
+
+    values: tf.Tensor
+
+    def levels(self, step: tf.Tensor) -> tf.Tensor:
+        """The values as whole numbers of a step."""
+        inverse = tf.cast(1.0 / tf.cast(step, tf.float64), tf.float32)
+        return tf.round(tf.cast(self.values, tf.float32) * inverse)
+
+
+class Mean(NamedTuple):
+    """A mean, not rounded yet. LiteRT's kernel adds in float32 what has a zero point in it.
+
+    Args:
+        total: the sum of whole numbers.
+        count: of how many.
+        step: theirs.
+        zero: their zero point, as a signed integer.
+    """
+
+    total: tf.Tensor
+    count: tf.Tensor
+    step: tf.Tensor
+    zero: tf.Tensor
+
+    def levels(self, step: tf.Tensor) -> tf.Tensor:
+        """The mean as whole numbers of a step."""
+        ratio = _quotient(self.step, step)
+        raw = product(self.total + self.zero * self.count, _quotient(ratio, self.count))
+        level = tf.cast(raw, tf.float64) + tf.cast(product(-self.zero, ratio), tf.float64)
+        level = tf.cast(level, tf.float32)
+        return tf.sign(level) * tf.floor(tf.abs(level) + 0.5)
+
+
+def _quotient(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tf.cast(a, tf.float64) / tf.cast(b, tf.float64), tf.float32)
+
+
 class Moved(NamedTuple):
     """A tensor that goes to another grid, not rounded yet: (a m + 128) >> 8, m in 8 bits."""
 
@@ -144,7 +185,7 @@ class Clipped(NamedTuple):
         return levels if self.high is None else tf.minimum(levels, tf.round(self.high / step))
 
 
-Pending = Sums | Pair | Moved | Leaky | Clipped
+Pending = Given | Mean | Sums | Pair | Moved | Leaky | Clipped
 
 
 def in_15_bits(factor: tf.Tensor) -> tf.Tensor:
@@ -199,7 +240,7 @@ def note_pending(tensor: Any, pending: Pending | None) -> Any:
 
 def noted_pending(tensor: Any) -> Pending | None:
     """What a tensor is before it is rounded, if that was noted."""
-    return getattr(tensor, _PENDING, None)
+    return Given(tensor) if hasattr(tensor, GIVEN) else getattr(tensor, _PENDING, None)
 
 
 def note_fused(tensor: Any, sums: Sums) -> Any:

@@ -11,6 +11,7 @@ from .exact import (
     Clipped,
     Ints,
     Leaky,
+    Mean,
     Moved,
     Pair,
     Sums,
@@ -42,6 +43,10 @@ AFFINES: set[type] = set()
 PRODUCTS: set[type] = {_L.Dot}
 """Layers that multiply two tensors and add up; the room that owns others adds them."""
 
+REDUCTIONS: set[type] = set()
+"""Layers that reduce axes, by the word in their `kind`; the room that owns them adds them."""
+
+_MEANS = (_L.GlobalAveragePooling1D, _L.GlobalAveragePooling2D)
 _TIES = dict.fromkeys((_L.Conv1DTranspose, _L.Conv2DTranspose), "away")
 _INT4_TIES = _TIES | dict.fromkeys((_L.Conv1D, _L.Conv2D), "up")
 _INT4_TIES |= dict.fromkeys((_L.DepthwiseConv1D, _L.DepthwiseConv2D), "away")
@@ -70,6 +75,8 @@ def compute(wrapper: Any, inputs: Any) -> Any:
         return x and note_pending(layer.call(inputs), Leaky(x, float(layer.alpha)))
     if type(layer) in PRODUCTS:
         return _multiplied(layer, inputs)
+    if type(layer) in _MEANS or (type(layer) in REDUCTIONS and layer.kind == "mean"):
+        return _averaged(layer, inputs)
     return _against_a_number(wrapper, inputs) if type(layer) in AFFINES else None
 
 
@@ -218,6 +225,16 @@ def _multiplied(layer: Any, inputs: Any) -> Any:
         return None
     sums = Sums(layer.call([a.values, b.values]), a.step, b.step, None, ties="away")
     return note_pending(sums.real(), sums)
+
+
+def _averaged(layer: Any, inputs: Any) -> Any:
+    x, note = ints_of(inputs), noted_grid(inputs)
+    if x is None or note is None or x.bits != _EXACT_BITS:
+        return None
+    means = layer.call(x.values)
+    count = tf.cast(tf.size(x.values) / tf.size(means), tf.float32)
+    zero = note.quantizer.grid(note.weights).zero_point - 2.0 ** (x.bits - 1)
+    return note_pending(layer.call(inputs), Mean(tf.round(means * count), count, x.step, zero))
 
 
 def _against_a_number(wrapper: Any, inputs: Any) -> Any:

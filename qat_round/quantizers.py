@@ -21,7 +21,7 @@ from .affine import (
     stored_grid,
     with_a_width,
 )
-from .exact import noted_pending, on_wide_grid, rounded
+from .exact import Given, noted_pending, on_wide_grid, rounded
 from .learned import Learned, Pact
 from .notes import GridNote, note_grid
 from .ranges import FIRST_GUESS, Fixed, Range, get_range, measure, replicas
@@ -174,13 +174,15 @@ class RoundingQuantizer(Quantizer):
 
     def infer(self, x: tf.Tensor, weights: dict[str, Any]) -> tf.Tensor:
         """x on the stored range's grid, by TensorFlow's op."""
-        pending = noted_pending(x)
-        if pending is not None and not self.per_axis and not is_exporting():
+        pending = None if self.per_axis or is_exporting() else noted_pending(x)
+        if isinstance(pending, Given) and self._is_wide():
+            pending = None
+        if pending is not None:
             return rounded(pending, self.grid(weights))
         exact, grid = tf.cast(self.joined(x), tf.float32), self.grid(weights)
         if self._is_wide() and not is_exporting():
             return tf.cast(on_wide_grid(exact, grid), x.dtype)
-        if is_exporting():
+        if is_exporting() and not self.symmetric:
             grid = with_a_width(grid)
         if self._moves_to_stored():
             exact, grid = constant_fake_quant(exact, grid), stored_grid(grid)

@@ -183,14 +183,19 @@ def _padded(array: np.ndarray, count: int) -> np.ndarray:
 
 
 def quantized(values: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
-    """Real values as the file's input type: `floor(x/scale + 1/2) + zero_point`, saturated."""
+    """Real values as the file's input type, saturated, as QUANTIZE rounds them.
+
+    8 bits: `round_half_even(x * (1/scale)) + zero_point`; 16 bits: `floor(x/scale + 1/2)`.
+    """
     dtype = details["dtype"]
     scale, zero_point = details["quantization"]
     if not np.issubdtype(dtype, np.integer) or not scale:
         return np.asarray(values, dtype)
     limits = np.iinfo(dtype)
-    levels = np.floor(np.asarray(values, np.float32) / np.float32(scale) + 0.5) + zero_point
-    return np.clip(levels, limits.min, limits.max).astype(dtype)
+    values, scale = np.asarray(values, np.float32), np.float32(scale)
+    is_wide = limits.bits > 8
+    levels = np.floor(values / scale + 0.5) if is_wide else np.rint(values * (1 / scale))
+    return np.clip(levels + zero_point, limits.min, limits.max).astype(dtype)
 
 
 def real(values: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:

@@ -17,7 +17,7 @@ from qat_round.grids import GridClip
 from qat_round.intake import read_graph, rewritten
 from qat_round.intake.build import make_layer, set_weights
 from qat_round.intake.graph import Graph, Part, Ref, map_refs
-from qat_round.intake.layers import Affine, MatMul
+from qat_round.intake.layers import Affine, MatMul, Reduce
 from qat_round.preserve import note_patterns
 from qat_round.spec import FLOAT, ModelSpec
 from qat_round.wrapper import GridWrapper, LayerQuantizers
@@ -41,6 +41,7 @@ __all__ = ["Plan", "build", "lower", "plan"]
 PREFIX = "quant_"
 exact_layers.AFFINES.add(Affine)
 exact_layers.PRODUCTS.add(MatMul)
+exact_layers.REDUCTIONS.add(Reduce)
 
 
 def plan(model: Any, spec: ModelSpec, safe_mode: bool = True, preserve: Sequence[str] = ()) -> Plan:
