@@ -14,8 +14,9 @@ from ._compat import (
     trusting,
 )
 from .configs import RoundingConfig, swap
+from .model_spec import ModelSpec, as_model_spec
 from .quantizers import RoundingQuantizer
-from .spec import LayerSpec, ModelSpec, as_model_spec
+from .spec import LayerSpec
 from .tensors import quantized_tensors, require_quantized, tensors_of_layer
 from .wrapper import AdoptedWrapper, RoundingWrapper
 

@@ -77,6 +77,9 @@ from .model import (
     quantize_apply,
     quantize_model,
 )
+from .model_spec import (
+    ModelSpec,
+)
 from .monitors import (
     QuantizationLog,
 )
@@ -135,7 +138,6 @@ from .search_bits import (
 from .spec import (
     FLOAT,
     LayerSpec,
-    ModelSpec,
     TensorSpec,
 )
 from .statistics import (

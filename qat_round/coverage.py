@@ -13,7 +13,8 @@ from . import integer
 from ._compat import keras
 from .intake.graph import Graph, Node, Part, refs_in
 from .intake.layers import MatMul
-from .spec import LayerSpec, ModelSpec, as_model_spec
+from .model_spec import ModelSpec, as_model_spec
+from .spec import LayerSpec
 from .tables import as_text
 from .tflite_file import TFLiteFile
 

@@ -16,11 +16,12 @@ from ._compat import (
     trusting,
 )
 from .configs import SpecMarker
+from .model_spec import ModelSpec, as_model_spec
 from .preserve import patterns
 from .recipes import recipe_spec
 from .refusals import UnsupportedLayers, why_unmarkable
 from .scheme import RoundingScheme
-from .spec import FLOAT, LayerSpec, ModelSpec, as_model_spec
+from .spec import FLOAT, LayerSpec
 from .tensors import is_quantized, quantized_tensors
 from .wrapper import mend_saving
 

@@ -165,7 +165,7 @@ def quantize_settings(given: Mapping[str, Any]) -> dict[str, Any]:
         ValueError, TypeError: for what `qr.TensorSpec` and `qr.LayerSpec` refuse.
     """
     from .model import check_unsupported
-    from .spec import ModelSpec, model_spec
+    from .model_spec import ModelSpec, model_spec
 
     settings = {key: _without_false(value) for key, value in given.items()}
     if "overrides" in settings:

@@ -9,8 +9,9 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+from .model_spec import ModelSpec
 from .rounding import nearest
-from .spec import LayerSpec, ModelSpec, TensorSpec
+from .spec import LayerSpec, TensorSpec
 
 _STRAIGHT = {"name": "ste"}
 _SCALED = {"name": "ewgs", "delta": 0.2}

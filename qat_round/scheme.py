@@ -22,8 +22,9 @@ from ._compat import (
     serialize_object,
 )
 from .configs import RoundingConfig, SpecMarker, swap
+from .model_spec import ModelSpec, as_model_spec
 from .refusals import UnsupportedLayers, objection
-from .spec import FLOAT, LayerSpec, ModelSpec, as_model_spec
+from .spec import FLOAT, LayerSpec
 
 
 class RoundingScheme(QuantizeScheme):

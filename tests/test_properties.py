@@ -16,8 +16,8 @@ import qat_round as qr
 from qat_round import schedules
 from qat_round._compat import read_toml
 from qat_round.learned import Learned, Pact
+from qat_round.model_spec import ModelSpec
 from qat_round.ranges import AllValues, Fixed, LastValue, MovingAverage, get_range, measure
-from qat_round.spec import ModelSpec
 
 MANY = int(os.environ.get("QAT_ROUND_EXAMPLES", "25"))  # `make test-long` draws 1000
 drawn = settings(

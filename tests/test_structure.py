@@ -28,6 +28,7 @@ ROOMS = [  # each may import from those above it, and from itself
     "exact_layers",
     "preserve",
     "spec",
+    "model_spec",
     "recipes",
     "configs",
     "wrapper",

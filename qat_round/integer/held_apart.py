@@ -18,7 +18,7 @@ from qat_round.intake import layers as ours
 from qat_round.intake.graph import Editor, Graph, Node, Part, Ref
 from qat_round.wrapper import AVERAGES, KEEPS, OWN
 
-from .kinds import Kind, is_grid_clip, kind_of
+from .kinds import Kind, is_grid_clip, is_relu, kind_of
 
 
 def moved_apart(graph: Graph) -> Graph:
@@ -43,7 +43,8 @@ def _needs_a_grid(
     part = graph.part(Ref(name))
     if is_grid_clip(part):
         return not _takes_clip(graph, name, readers, kinds)
-    kind = kinds[graph.part(graph.nodes[name].refs[0]).name] if part.cls in _BENDING else None
+    is_bending = part.cls in _BENDING or is_relu(part)
+    kind = kinds[graph.part(graph.nodes[name].refs[0]).name] if is_bending else None
     return kind is not None and kind.grid == AVERAGES and not kind.weights
 
 
