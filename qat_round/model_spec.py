@@ -29,6 +29,7 @@ class ModelSpec:
             a string nor a class.
 
     Example:
+        >>> from qat_round.spec import FLOAT
         >>> spec = ModelSpec(LayerSpec(weights="sine"), {"dense_*": FLOAT})
         >>> ModelSpec.from_config(spec.get_config()) == spec
         True
