@@ -257,5 +257,6 @@ def noted_fused(tensor: Any) -> Sums | None:
 def rounded(pending: Pending, grid: Any) -> tf.Tensor:
     """Sums on a grid, as the kernel rounds them, with a note of their whole numbers."""
     lowest, highest = grid.qmin - grid.zero_point, grid.qmax - grid.zero_point
+    highest = tf.where(grid.hi > grid.lo, highest, lowest)  # the range (0, 0) holds 0 alone
     levels = tf.clip_by_value(pending.levels(grid.step), lowest, highest)
     return note_ints(levels * grid.step, Ints(levels, grid.step, grid.bits))

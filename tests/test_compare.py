@@ -11,6 +11,7 @@ import tensorflow_model_optimization as tfmot
 import tf_keras as keras
 
 import qat_round as qr
+from qat_round._compat import QuantizeLayer
 from qat_round.tflite_file import TFLiteFile
 
 layers = keras.layers
@@ -142,14 +143,22 @@ def test_another_fused_activation_is_found_as_such():
     assert comparison.reason.startswith("fused activation: FULLY_CONNECTED has RELU in it")
 
 
-def test_inputs_halfway_between_two_steps_are_named_as_the_reason():
+@pytest.mark.parametrize("ours", [True, False])
+def test_inputs_halfway_between_two_steps(ours):
+    """Ours round them as the file does; TFMOT's layer does not, and is named as the reason."""
     keras.utils.set_random_seed(0)
     x = keras.Input((8,), name="row")
     ends = np.where(ROWS < 0.5, -0.9, 0.9).astype(np.float32)  # -a is 127.5 steps below 0
     model = qr.quantize_model(keras.Model(x, layers.Dense(3)(layers.Dense(64)(x))))
     model.get_layer("quantize_row").quantizer.off_ties = False
+    if not ours:
+        model.get_layer("quantize_row").__class__ = QuantizeLayer
     tflite = qr.export_tflite(qr.calibrate(model, ends))
     comparison = qr.compare_layers(model, tflite, ends)
+    assert (comparison.layers[0].same == 1.0) is ours
+    if ours:
+        assert comparison.first_parting is None
+        return
     assert comparison.layers[0].same < 0.5
     assert comparison.first_parting is not None
     assert comparison.reason.startswith("rounding: the input quantize_row itself")
