@@ -76,7 +76,7 @@ def main() -> None:
         key = f"{section}/{name}/{kind}/{arguments.inputs}"
         if key in rows and not arguments.again:
             continue
-        found = _in_process(section, name, kind, arguments)
+        found = (_here if arguments.together else _in_process)(section, name, kind, arguments)
         about = {"section": section, "name": name, "kind": kind, "inputs": arguments.inputs}
         rows[key] = {column: (about | found).get(column, "") for column in COLUMNS}
         print({column: value for column, value in rows[key].items() if value != ""}, flush=True)
@@ -102,6 +102,12 @@ def _wanted(arguments: argparse.Namespace) -> Iterator[tuple[str, str, str]]:
     for name in only:
         for kind in kinds:
             yield section, name, kind
+
+
+def _here(section: str, name: str, kind: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measures one row in this process."""
+    about = vars(arguments) | {"row": name, "kind": kind, "section": section}
+    return _row(argparse.Namespace(**about))
 
 
 def _row(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -157,6 +163,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="MobileNetV2 alone, 32 inputs")
     parser.add_argument("--inputs", type=int, default=256, help="for calibration")
     parser.add_argument("--limit", type=float, default=900.0, help="seconds a row")
+    parser.add_argument("--together", action="store_true", help="quicker: all in one process")
     parser.add_argument("--again", action="store_true", help="measure again what is there")
     parser.add_argument("--results", default="coverage", help="name of the files in results/")
     parser.add_argument("--row", help=argparse.SUPPRESS)  # measure this one here, print it as JSON
