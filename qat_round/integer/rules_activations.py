@@ -126,10 +126,12 @@ def _bent_relu(editor: Editor, part: Part, node: Node) -> Ref | None:
         if most is None or most == 6.0:
             return None
         return editor.emit(ours.Clip, x, spec, part.name, low=0.0, high=float(most))
-    y = editor.emit(_L.LeakyReLU, x, spec, f"{part.name}_leaky", alpha=slope)
     if most is None:
-        return y
-    return editor.emit(ours.Clip, y, spec, part.name, high=float(most))
+        return editor.emit(_L.LeakyReLU, x, spec, f"{part.name}_leaky", alpha=slope)
+    above = editor.emit(ours.Clip, x, spec, f"{part.name}_positive", low=0.0, high=float(most))
+    negative = editor.emit(ours.Clip, x, spec, f"{part.name}_negative", high=0.0)
+    below = editor.emit(ours.Affine, negative, spec, f"{part.name}_slope", scale=slope)
+    return editor.emit(_L.Add, [above, below], spec, part.name)
 
 
 @rule(_L.Average)
