@@ -6,7 +6,7 @@ once, by the very arithmetic of the kernel (XNNPACK's, which TFLite runs by defa
 
     the model's input:            round_half_even(x * (1 / step))
     convolution, dense, product:  round_half_even(accumulator * (step_in step_w / step_out))
-    mean, of raw levels:          round_half_away(sum * (step_in / step_out / count) + bias)
+    mean, of raw levels:          round_half_away(sum / count * (step_in / step_out) + bias)
     another grid, leaky ReLU:     (a m + 128) >> 8,              m = 256 step_a / step_out
     transposed conv., matrices:   the same product in 31 bits, rounded twice (gemmlowp's way)
     sum, difference of two:                  (a m_a + b m_b + half) >> shift,   m in 21 bits
@@ -138,8 +138,10 @@ class Mean(NamedTuple):
     def levels(self, step: tf.Tensor) -> tf.Tensor:
         """The mean as whole numbers of a step."""
         ratio = _quotient(self.step, step)
-        raw = product(self.total + self.zero * self.count, _quotient(ratio, self.count))
-        level = tf.cast(raw, tf.float64) + tf.cast(product(-self.zero, ratio), tf.float64)
+        mean = _quotient(self.total + self.zero * self.count, self.count)
+        level = tf.cast(product(mean, ratio), tf.float64) + tf.cast(
+            product(-self.zero, ratio), tf.float64
+        )
         level = tf.cast(level, tf.float32)
         return tf.sign(level) * tf.floor(tf.abs(level) + 0.5)
 
