@@ -65,10 +65,6 @@ PRUNE_QUANTIZERS = (prune_preserve.PrunePreserveDefaultWeightsQuantizer,)
 CLUSTER_QUANTIZERS = (cluster_preserve.ClusterPreserveDefaultWeightsQuantizer,)
 
 
-GIVEN = "_qat_round_given"
-"""Marks a tensor that the user gives, which an operator of its own puts on its grid."""
-
-
 @keras.utils.register_keras_serializable(package="qat_round")
 class InputQuantizeLayer(QuantizeLayer):  # type: ignore[misc, valid-type]
     """TFMOT's `QuantizeLayer`, built once.
@@ -81,11 +77,6 @@ class InputQuantizeLayer(QuantizeLayer):  # type: ignore[misc, valid-type]
         if not self.built:
             super().build(input_shape)
             self.built: bool = True
-
-    def call(self, inputs: Any, training: Any = None) -> Any:
-        given = tf.identity(inputs)
-        setattr(given, GIVEN, True)
-        return super().call(given, training)
 
 
 def trusting() -> contextlib.AbstractContextManager[None]:

@@ -62,14 +62,6 @@ def adopt(model: Any, spec: ModelSpec | LayerSpec | None = None, **settings: Any
     return adopted
 
 
-@keras.utils.register_keras_serializable(package="qat_round")
-class AdoptedInput(InputQuantizeLayer):
-    """An input that is rounded as the stock model's is; ours are rounded as the file's are."""
-
-    def call(self, inputs: Any, training: Any = None) -> Any:
-        return QuantizeLayer.call(self, inputs, training)
-
-
 def _name(layer: Any) -> str:
     return layer.layer.name if isinstance(layer, QuantizeWrapper) else layer.name
 
@@ -84,7 +76,7 @@ def _swapped(layer: Any, spec: LayerSpec) -> Any:
     if isinstance(layer, QuantizeLayer):
         quantizer = layer.quantizer
         ours = quantizer if spec.activations is None else swap(quantizer, spec.activations)
-        return AdoptedInput(ours, name=layer.name)
+        return InputQuantizeLayer(ours, name=layer.name)
     copy = type(layer).from_config(layer.get_config())
     if not isinstance(layer, QuantizeWrapperV2):
         return copy

@@ -104,7 +104,7 @@ def grid_from_range(
     lo, hi = tf.cast(lo, tf.float32), tf.cast(hi, tf.float32)
     empty = hi - lo < NARROWEST
     lo, hi = tf.where(empty, 0.0, lo), tf.where(empty, 0.0, hi)
-    step = tf.where(empty, 1.0, _over_count(hi - lo, qmax - qmin))
+    step = tf.where(empty, 1.0, quotient(hi - lo, qmax - qmin))
     zero_point = tf.clip_by_value(tf.floor(qmin - lo / step + 0.5), float(qmin), float(qmax))
     nudged_lo = (qmin - zero_point) * step
     nudged_hi = tf.where(empty, 0.0, (qmax - zero_point) * step)
@@ -113,12 +113,12 @@ def grid_from_range(
     return Grid(lo, hi, step, zero_point, nudged_lo, nudged_hi, bits, narrow_range, axis)
 
 
-def _over_count(width: tf.Tensor, count: int) -> tf.Tensor:
-    """width / count, correctly rounded.
+def quotient(a: Any, b: Any) -> tf.Tensor:
+    """a / b, correctly rounded to float32.
 
-    In float32 TensorFlow's graph optimizer would multiply by 1 / count, which is a last bit off.
+    In float32 TensorFlow's graph optimizer would multiply by 1 / b, which is a last bit off.
     """
-    return tf.cast(tf.cast(width, tf.float64) / count, tf.float32)
+    return tf.cast(tf.cast(a, tf.float64) / tf.cast(b, tf.float64), tf.float32)
 
 
 def fake_quant(

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ._compat import GIVEN, tf
-from .fixed_point import scaled
+from ._compat import tf
+from .affine import Grid, quotient
+from .fixed_point import half_away, in_15_bits, scaled
 
 _INTS, _PENDING, _FUSED = "_qat_round_ints", "_qat_round_pending", "_qat_round_fused"
 
@@ -64,15 +65,16 @@ class Sums(NamedTuple):
         """The sums as whole numbers of a step."""
         unit = product(self.step_in, self.step_w)
         acc = self._with_bias(unit)
-        given = (tf.cast(s, tf.float64) for s in (self.step_in, self.step_w, step))
-        step_in, step_w, step_out = given
-        factor = step_in * step_w / step_out
         if acc.dtype == tf.float64:
-            factor = factor if self.is_dense else in_15_bits(factor)
+            factor = self._factor(step) if self.is_dense else in_15_bits(self._factor(step))
             return tf.cast(tf.floor(acc * factor + 0.5), tf.float32)
         if self.ties:
-            return scaled(acc, factor, self.ties)
+            return scaled(acc, self._factor(step), self.ties)
         return tf.round(acc * (unit / step))
+
+    def _factor(self, step: tf.Tensor) -> tf.Tensor:
+        step_in, step_w, out = (tf.cast(s, tf.float64) for s in (self.step_in, self.step_w, step))
+        return step_in * step_w / out
 
     def _with_bias(self, step: tf.Tensor) -> tf.Tensor:
         return (
@@ -116,8 +118,7 @@ class Given(NamedTuple):
 
     def levels(self, step: tf.Tensor) -> tf.Tensor:
         """The values as whole numbers of a step."""
-        inverse = tf.cast(1.0 / tf.cast(step, tf.float64), tf.float32)
-        return tf.round(tf.cast(self.values, tf.float32) * inverse)
+        return tf.round(tf.cast(self.values, tf.float32) * quotient(1.0, step))
 
 
 class Mean(NamedTuple):
@@ -137,17 +138,12 @@ class Mean(NamedTuple):
 
     def levels(self, step: tf.Tensor) -> tf.Tensor:
         """The mean as whole numbers of a step."""
-        ratio = _quotient(self.step, step)
-        mean = _quotient(self.total + self.zero * self.count, self.count)
+        ratio = quotient(self.step, step)
+        mean = quotient(self.total + self.zero * self.count, self.count)
         level = tf.cast(product(mean, ratio), tf.float64) + tf.cast(
             product(-self.zero, ratio), tf.float64
         )
-        level = tf.cast(level, tf.float32)
-        return tf.sign(level) * tf.floor(tf.abs(level) + 0.5)
-
-
-def _quotient(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    return tf.cast(tf.cast(a, tf.float64) / tf.cast(b, tf.float64), tf.float32)
+        return half_away(tf.cast(level, tf.float32))
 
 
 class Moved(NamedTuple):
@@ -190,28 +186,13 @@ class Clipped(NamedTuple):
 Pending = Given | Mean | Sums | Pair | Moved | Leaky | Clipped
 
 
-def in_15_bits(factor: tf.Tensor) -> tf.Tensor:
-    """A multiplier (float64) as TFLite's int16 convolutions have it: q 2^shift, q in 15 bits.
-
-    That is less than the 16 bits of what they compute, so that it is felt.
-    """
-    factor = tf.maximum(factor, 2.0**-40)
-    shift = tf.floor(tf.math.log(factor) / tf.math.log(tf.constant(2.0, tf.float64))) + 1.0
-    shift = shift + tf.cast(factor >= 2.0**shift, tf.float64)
-    shift = shift - tf.cast(factor < 2.0 ** (shift - 1.0), tf.float64)
-    fixed = tf.floor(factor / 2.0**shift * 2.0**31 + 0.5)
-    whole = tf.floor((fixed + 2.0**15) / 2.0**16)
-    return tf.where(fixed < 0x7FFF0000, whole, 0x7FFF) * 2.0 ** (shift - 15.0)
-
-
-def on_wide_grid(x: tf.Tensor, grid: Any) -> tf.Tensor:
+def on_wide_grid(x: tf.Tensor, grid: Grid) -> tf.Tensor:
     """x on a 16-bit grid around 0, by a division, as QUANTIZE does.
 
     The fake-quant op counts from the lowest level, which costs float32 its last bits.
     """
-    levels = tf.sign(x) * tf.floor(tf.abs(x) / grid.step + 0.5)
     lowest, highest = grid.qmin - grid.zero_point, grid.qmax - grid.zero_point
-    return tf.clip_by_value(levels, lowest, highest) * grid.step
+    return tf.clip_by_value(half_away(x / grid.step), lowest, highest) * grid.step
 
 
 def product(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
@@ -242,7 +223,7 @@ def note_pending(tensor: Any, pending: Pending | None) -> Any:
 
 def noted_pending(tensor: Any) -> Pending | None:
     """What a tensor is before it is rounded, if that was noted."""
-    return Given(tensor) if hasattr(tensor, GIVEN) else getattr(tensor, _PENDING, None)
+    return getattr(tensor, _PENDING, None)
 
 
 def note_fused(tensor: Any, sums: Sums) -> Any:
@@ -256,7 +237,7 @@ def noted_fused(tensor: Any) -> Sums | None:
     return getattr(tensor, _FUSED, None)
 
 
-def rounded(pending: Pending, grid: Any) -> tf.Tensor:
+def rounded(pending: Pending, grid: Grid) -> tf.Tensor:
     """Sums on a grid, as the kernel rounds them, with a note of their whole numbers."""
     lowest, highest = grid.qmin - grid.zero_point, grid.qmax - grid.zero_point
     highest = tf.where(grid.hi > grid.lo, highest, lowest)  # the range (0, 0) holds 0 alone

@@ -30,14 +30,32 @@ def scaled(acc: tf.Tensor, factor: tf.Tensor, ties: str) -> tf.Tensor:
     return tf.cast(rounded(high, right), tf.float32)
 
 
+def in_15_bits(factor: tf.Tensor) -> tf.Tensor:
+    """A multiplier (float64) as TFLite's int16 convolutions have it: m 2^(e-15), m of 15 bits.
+
+    That is less than the 16 bits of what they compute, so that it is felt.
+    """
+    q, exponent = _multiplier(factor)
+    short = tf.minimum((q + 2**15) // 2**16, 0x7FFF)
+    return tf.cast(short, tf.float64) * _power_of_two(exponent - 15)
+
+
+def half_away(x: tf.Tensor, tie: float = 0.0) -> tf.Tensor:
+    """x rounded, halves away from zero; what is as near to a half as `tie` counts as one."""
+    return tf.sign(x) * tf.floor(tf.abs(x) + (0.5 + tie))
+
+
 def _multiplier(factor: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """q and e: the factor is q 2^(e-31)."""
     bits = tf.bitcast(factor, tf.int64)
     exponent = tf.bitwise.bitwise_and(tf.bitwise.right_shift(bits, _whole(bits, 52)), 0x7FF) - 1022
-    share = factor * tf.pow(tf.constant(2.0, tf.float64), -tf.cast(exponent, tf.float64))
-    q = tf.cast(tf.floor(share * 2.0**31 + 0.5), tf.int64)
+    q = tf.cast(tf.floor(factor * _power_of_two(31 - exponent) + 0.5), tf.int64)
     full = tf.cast(q >= 2**31, tf.int64)
     return tf.where(full > 0, q // 2, q), exponent + full
+
+
+def _power_of_two(exponent: tf.Tensor) -> tf.Tensor:
+    return tf.pow(tf.constant(2.0, tf.float64), tf.cast(exponent, tf.float64))
 
 
 def _shifted_up(x: tf.Tensor, by: tf.Tensor) -> tf.Tensor:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ._compat import is_exporting, keras, tf
-from .affine import fake_quant, native_fake_quant
-from .notes import GridNote, SumNote
+from .affine import Grid, fake_quant, native_fake_quant
+from .fixed_point import half_away
+from .notes import GridNote, SumNote, note_grid
 from .quantizers import RoundingQuantizer, is_bypassed, quantize
 
 _TIE = 1e-4  # averages are multiples of 1/n apart; floats of them are this near, in steps
@@ -18,14 +19,16 @@ def on_noted_grid(
 ) -> tf.Tensor:
     """An average of values on a grid, on the same grid; y itself where no grid is known.
 
+    In a graph that is exported it is left as it is, with a note of its grid: the kernel rounds.
+
     Args:
         y: the average.
         grid: of the values.
         training: as everywhere.
         up: whether halves go up at inference, as in resizing, and not away from zero.
     """
-    if grid is None:
-        return y
+    if grid is None or is_exporting():
+        return note_grid(y, grid)
     average = AverageQuantizer(grid.quantizer, up)
     return quantize(average, y, training, grid.weights)
 
@@ -35,8 +38,6 @@ class AverageQuantizer:
 
         training:      the Rounder decides, as everywhere
         not training:  halves go away from zero, counted from the signed integer's zero
-    A graph that is exported has only the fake-quant op, which is what the converter reads; the
-    kernel then does the rest.
 
     Args:
         owner: the quantizer whose grid it is; it alone keeps the range.
@@ -56,21 +57,19 @@ class AverageQuantizer:
 
     def infer(self, x: tf.Tensor, weights: dict[str, Any]) -> tf.Tensor:
         """x on the owner's grid, as the kernel rounds."""
-        exact, grid = tf.cast(x, tf.float32), self.grid(weights)
-        if not is_exporting():
-            exact = (_half_up if self.up else _half_away)(exact, grid)
-        return tf.cast(native_fake_quant(exact, grid), x.dtype)
+        grid = self.grid(weights)
+        rounded = (_half_up if self.up else _half_away)(tf.cast(x, tf.float32), grid)
+        return tf.cast(native_fake_quant(rounded, grid), x.dtype)
 
 
-def _half_away(y: tf.Tensor, grid: Any) -> tf.Tensor:
+def _half_away(y: tf.Tensor, grid: Grid) -> tf.Tensor:
     middle = 2.0 ** (grid.bits - 1)  # the signed integer's zero, as the fake-quant op counts
     signed = y / grid.step + (grid.zero_point - middle)
     tie = _TIE if grid.bits <= 8 else _WIDE_TIE
-    whole = tf.sign(signed) * tf.floor(tf.abs(signed) + (0.5 + tie))
-    return (whole - (grid.zero_point - middle)) * grid.step
+    return (half_away(signed, tie) - (grid.zero_point - middle)) * grid.step
 
 
-def _half_up(y: tf.Tensor, grid: Any) -> tf.Tensor:
+def _half_up(y: tf.Tensor, grid: Grid) -> tf.Tensor:
     return tf.floor(y / grid.step + (0.5 + _TIE)) * grid.step
 
 

@@ -21,7 +21,7 @@ from .affine import (
     stored_grid,
     with_a_width,
 )
-from .exact import Given, noted_pending, on_wide_grid, rounded
+from .exact import noted_pending, on_wide_grid, rounded
 from .learned import Learned, Pact
 from .notes import GridNote, note_grid
 from .ranges import FIRST_GUESS, Fixed, Range, get_range, measure, replicas
@@ -149,6 +149,11 @@ class RoundingQuantizer(Quantizer):
         """How many steps its grid has from end to end."""
         return 2**self.bits - 1 - int(self.narrow_range)
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether the grid is that of TFLite's int16 activations."""
+        return self.bits == 16 and self.symmetric and self.narrow_range and not self.per_axis
+
     def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, tf.Variable]:
         """Makes the layer weights `<name>_min`, `_max`, `_seen`, and one for each knob."""
         shape: tuple[int, ...] = ()
@@ -175,12 +180,10 @@ class RoundingQuantizer(Quantizer):
     def infer(self, x: tf.Tensor, weights: dict[str, Any]) -> tf.Tensor:
         """x on the stored range's grid, by TensorFlow's op."""
         pending = None if self.per_axis or is_exporting() else noted_pending(x)
-        if isinstance(pending, Given) and self._is_wide():
-            pending = None
         if pending is not None:
             return rounded(pending, self.grid(weights))
         exact, grid = tf.cast(self.joined(x), tf.float32), self.grid(weights)
-        if self._is_wide() and not is_exporting():
+        if self.is_wide and not is_exporting():
             return tf.cast(on_wide_grid(exact, grid), x.dtype)
         if is_exporting() and not self.symmetric:
             grid = with_a_width(grid)
@@ -193,10 +196,6 @@ class RoundingQuantizer(Quantizer):
         """Whether the file holds a weight's integers with more bits than the model has."""
         stored = self.as_constant or self.bits in STORED_BITS
         return is_exporting() and self.symmetric and not stored
-
-    def _is_wide(self) -> bool:
-        """Whether the grid is that of TFLite's int16 activations."""
-        return self.bits == 16 and self.symmetric and self.narrow_range and not self.per_axis
 
     def train(self, x: tf.Tensor, weights: dict[str, Any]) -> tf.Tensor:
         """Moves the range by this batch, then x on its grid by the Rounder."""

@@ -25,6 +25,7 @@ from ._compat import (
     smart_cond,
     tf,
 )
+from .exact import Given, note_pending
 from .grids import bias_slip, on_noted_grid
 from .notes import SumNote, note_grid, note_sum, noted_grid, noted_sum
 from .quantizers import RoundingQuantizer, is_bypassed
@@ -32,6 +33,19 @@ from .quantizers import RoundingQuantizer, is_bypassed
 OWN, KEEPS, AVERAGES, NONE = "own", "keeps", "averages", "none"
 """What a layer does about its output's grid: its own quantizer, its input's (values only moved),
 its input's (values averaged), or nothing (fused into the next layer, or float)."""
+
+
+@keras.utils.register_keras_serializable(package="qat_round")
+class GridInput(InputQuantizeLayer):
+    """An input that a RoundingQuantizer puts on its grid, at inference as the file's QUANTIZE does.
+
+    Inputs of 16 bits are rounded as everything else on their grid.
+    """
+
+    def call(self, inputs: Any, training: Any = None) -> Any:
+        given = tf.identity(inputs)
+        pending = None if self.quantizer.is_wide else Given(given)
+        return super().call(note_pending(given, pending), training)
 
 
 @keras.utils.register_keras_serializable(package="qat_round")
@@ -181,7 +195,8 @@ def mend_saving(model: Any) -> Any:
     """Makes a model of TFMOT's reload from `.keras`: the classes above add behaviour, no state."""
     for layer in model.layers:
         if type(layer) is QuantizeLayer:
-            layer.__class__ = InputQuantizeLayer
+            ours = isinstance(layer.quantizer, RoundingQuantizer)
+            layer.__class__ = GridInput if ours else InputQuantizeLayer
         elif type(layer) is QuantizeWrapperV2:
             layer.__class__ = RoundingWrapper
     return model
@@ -318,8 +333,6 @@ class GridWrapper(RoundingWrapper):
         kind = self.quantize_config.grid
         if kind == KEEPS:
             return tf.nest.map_structure(lambda y: note_grid(y, noted_grid(inputs)), outputs)
-        if kind == AVERAGES and is_exporting():
-            return note_grid(outputs, noted_grid(inputs))
         if kind == AVERAGES:
             up = isinstance(self.layer, (_L.UpSampling2D, _L.Resizing))
             return on_noted_grid(outputs, noted_grid(inputs), training, up)

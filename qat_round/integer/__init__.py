@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from qat_round import exact_layers
-from qat_round._compat import InputQuantizeLayer, keras, tf
+from qat_round._compat import keras, tf
 from qat_round.grids import GridClip
 from qat_round.intake import read_graph, rewritten
 from qat_round.intake.build import make_layer, set_weights
@@ -21,7 +21,7 @@ from qat_round.intake.layers import Affine, MatMul, Reduce
 from qat_round.model_spec import ModelSpec
 from qat_round.preserve import note_patterns
 from qat_round.spec import FLOAT
-from qat_round.wrapper import GridWrapper, LayerQuantizers
+from qat_round.wrapper import GridInput, GridWrapper, LayerQuantizers
 
 from . import (  # noqa: F401
     masks,
@@ -116,4 +116,4 @@ def _quantized_input(planned: Plan, part: str, tensor: Any) -> Any:
     quantizer = planned.inputs.get(part)
     if quantizer is None:
         return tensor
-    return InputQuantizeLayer(quantizer, name=f"quantize_{part}")(tensor)
+    return GridInput(quantizer, name=f"quantize_{part}")(tensor)

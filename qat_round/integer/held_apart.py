@@ -11,126 +11,119 @@ front of it that has that grid, and gets one where there is none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import collections
 
 from qat_round._compat import keras
 from qat_round.intake import layers as ours
 from qat_round.intake.graph import Editor, Graph, Node, Part, Ref
 from qat_round.wrapper import AVERAGES, KEEPS, OWN
 
-from .kinds import Kind, is_grid_clip, is_relu, kind_of
+from .kinds import has_host, is_grid_clip, is_relu, kind_of
 
 
 def moved_apart(graph: Graph) -> Graph:
     """The graph with a pass of its own between what has a scale already and what joins it."""
-    editor, readers = Editor(graph), graph.consumers()
-    kinds = {name: kind_of(part) for name, part in graph.parts.items()}
-    for name, node in editor.walk():
-        kind = kinds[node.part]
-        if kind is not None and kind.joins and len(node.refs) > 1:
-            node = _held(editor, graph, name, node, readers, kinds)
-        elif _needs_a_grid(graph, name, readers, kinds):
-            held = _copied(editor, graph.parts[node.part], node.args[0], 0)
-            node = Node(node.part, (held,), node.kwargs, node.specs)
-        editor.keep(name, node)
-    return editor.finish()
+    return _Apart(graph).graph()
 
 
-def _needs_a_grid(
-    graph: Graph, name: str, readers: Mapping[Ref, list[str]], kinds: Mapping[str, Kind | None]
-) -> bool:
-    """Whether a clip or a ReLU has nothing in front of it with a grid that could be its own."""
-    part = graph.part(Ref(name))
-    if is_grid_clip(part):
-        return not _takes_clip(graph, name, readers, kinds)
-    is_bending = part.cls in _BENDING or is_relu(part)
-    kind = kinds[graph.part(graph.nodes[name].refs[0]).name] if is_bending else None
-    return kind is not None and kind.grid == AVERAGES and not kind.weights
+class _Apart:
+    """What one walk over a graph needs to know of it."""
 
+    def __init__(self, graph: Graph):
+        self.before, self.editor = graph, Editor(graph)
+        self.readers, self.calls = graph.consumers(), graph.calls()
+        self.kinds = {name: kind_of(part) for name, part in graph.parts.items()}
+        self.copies: collections.Counter[Ref] = collections.Counter()
 
-def _takes_clip(
-    graph: Graph, name: str, readers: Mapping[Ref, list[str]], kinds: Mapping[str, Kind | None]
-) -> bool:
-    """Whether a clip's ends can be those of the operator in front, which nothing else reads."""
-    ref = graph.nodes[name].refs[0]
-    while len(readers[ref]) == 1:
-        maker = graph.part(ref)
-        kind, linear = kinds[maker.name], maker.config.get("activation") in (None, "linear")
-        if kind is None or not kind.takes_relu or not linear:
+    def graph(self) -> Graph:
+        for name, node in self.editor.walk():
+            kind = self.kinds[node.part]
+            if kind is not None and kind.joins and len(node.refs) > 1:
+                node = self.held(name, node)
+            elif self.needs_a_grid(name):
+                held = self.copied(self.before.parts[node.part], node.args[0], 0)
+                node = Node(node.part, (held,), node.kwargs, node.specs)
+            self.editor.keep(name, node)
+        return self.editor.finish()
+
+    def needs_a_grid(self, name: str) -> bool:
+        """Whether a clip or a ReLU has nothing in front of it with a grid that could be its own."""
+        part = self.before.part(Ref(name))
+        if is_grid_clip(part):
+            return not self.takes_clip(name)
+        if part.cls not in _BENDING and not is_relu(part):
+            return False
+        kind = self.kinds[self.before.part(self.before.nodes[name].refs[0]).name]
+        return kind is not None and kind.grid == AVERAGES and not kind.weights
+
+    def takes_clip(self, name: str) -> bool:
+        """Whether a clip's ends can be those of the operator in front, which nothing else reads."""
+        ref = self.before.nodes[name].refs[0]
+        maker = self.before.part(ref)
+        if len(self.readers[ref]) != 1 or not self.takes_relu(maker):
             return False
         if maker.cls is not keras.layers.BatchNormalization:
             return True
-        ref = graph.nodes[ref.node].refs[0]
-    return False
+        host = self.before.part(self.before.nodes[ref.node].refs[0])
+        has_one = has_host(self.before, ref.node, self.readers, self.calls)
+        return has_one and self.takes_relu(host)
 
+    def takes_relu(self, part: Part) -> bool:
+        """Whether a ReLU behind a layer becomes part of its operator."""
+        kind, is_linear = self.kinds[part.name], part.config.get("activation") in (None, "linear")
+        return kind is not None and kind.takes_relu and is_linear
 
-def _held(
-    editor: Editor,
-    graph: Graph,
-    name: str,
-    node: Node,
-    readers: Mapping[Ref, list[str]],
-    kinds: Mapping[str, Kind | None],
-) -> Node:
-    original, given = graph.nodes[name].args[0], node.args[0]
-    if not isinstance(original, (list, tuple)):
-        return node
-    part = graph.parts[node.part]
-    needs_it = _has_a_scale if part.cls in _EXTREMES else _is_moved
-    makers = {graph.nodes[ref.node].part for ref in original}
-    copies: dict[Ref, Ref] = {}  # of a tensor that is joined with itself there is one
-    for old, new in zip(original, given, strict=True):
-        is_repeated = len(makers) > 1 and _is_repeated(graph, old, kinds)
-        if new not in copies and (is_repeated or needs_it(graph, old, readers, kinds)):
-            copies[new] = _copied(editor, part, new, len(copies))
-    held = [copies.get(new, new) for new in given]
-    return Node(node.part, (held, *node.args[1:]), node.kwargs, node.specs)
+    def held(self, name: str, node: Node) -> Node:
+        original, given = self.before.nodes[name].args[0], node.args[0]
+        if not isinstance(original, (list, tuple)):
+            return node
+        part = self.before.parts[node.part]
+        needs_it = self.has_a_scale if part.cls in _EXTREMES else self.is_moved
+        makers = {self.before.nodes[ref.node].part for ref in original}
+        copies: dict[Ref, Ref] = {}  # of a tensor that is joined with itself there is one
+        for old, new in zip(original, given, strict=True):
+            is_repeated = len(makers) > 1 and self.is_repeated(old)
+            if new not in copies and (is_repeated or needs_it(old)):
+                copies[new] = self.copied(part, new, len(copies))
+        held = [copies.get(new, new) for new in given]
+        return Node(node.part, (held, *node.args[1:]), node.kwargs, node.specs)
 
+    def is_repeated(self, ref: Ref) -> bool:
+        """Whether a layer that is called several times makes it: its calls share a scale."""
+        name = self.before.nodes[ref.node].part
+        kind = self.kinds[name]
+        shares = kind is not None and kind.grid == OWN and kind.fixed is None
+        return shares and self.calls[name] > 1
 
-def _is_repeated(graph: Graph, ref: Ref, kinds: Mapping[str, Kind | None]) -> bool:
-    """Whether a layer that is called several times makes it: its calls share a scale."""
-    name = graph.nodes[ref.node].part
-    kind = kinds[name]
-    calls = sum(node.part == name for node in graph.nodes.values())
-    return calls > 1 and kind is not None and kind.grid == OWN and kind.fixed is None
+    def has_a_scale(self, ref: Ref) -> bool:
+        """Whether a tensor has a scale before it is compared, which the converter would keep."""
+        node = self.before.nodes[ref.node]
+        kind, is_shared = self.kinds[node.part], len(self.readers[ref]) > 1
+        if kind is None or not node.refs:
+            return is_shared
+        return is_shared or kind.grid in (KEEPS, AVERAGES) or kind.fixed is not None
 
-
-def _has_a_scale(
-    graph: Graph, ref: Ref, readers: Mapping[Ref, list[str]], kinds: Mapping[str, Kind | None]
-) -> bool:
-    """Whether a tensor has a scale before it is compared, which the converter would keep."""
-    kind = kinds[graph.nodes[ref.node].part]
-    if kind is None or not graph.nodes[ref.node].refs:
-        return len(readers[ref]) > 1
-    return len(readers[ref]) > 1 or kind.grid in (KEEPS, AVERAGES) or kind.fixed is not None
-
-
-def _is_moved(
-    graph: Graph, ref: Ref, readers: Mapping[Ref, list[str]], kinds: Mapping[str, Kind | None]
-) -> bool:
-    """Whether the converter's change of scale would reach another reader, or an average."""
-    is_shared = False
-    if is_grid_clip(graph.part(ref)):
-        return True
-    while True:
-        node = graph.nodes[ref.node]
-        kind = kinds[node.part]
-        if kind is None or kind.grid not in (KEEPS, AVERAGES) or not node.refs or kind.weights:
-            return False
-        is_shared = is_shared or len(readers[ref]) > 1
-        if is_shared or kind.grid == AVERAGES:
+    def is_moved(self, ref: Ref) -> bool:
+        """Whether the converter's change of scale would reach another reader, or an average."""
+        if is_grid_clip(self.before.part(ref)):
             return True
-        ref = node.refs[0]
+        while True:
+            node = self.before.nodes[ref.node]
+            kind = self.kinds[node.part]
+            if kind is None or kind.grid not in (KEEPS, AVERAGES) or not node.refs or kind.weights:
+                return False
+            if kind.grid == AVERAGES or len(self.readers[ref]) > 1:
+                return True
+            ref = node.refs[0]
 
-
-def _copied(editor: Editor, part: Part, x: Ref, number: int) -> Ref:
-    spec = editor.spec(x)
-    if not spec.floating:
-        return x
-    readers = [node for node in editor.nodes.values() if list(node.refs) == [x]]
-    before = sum(editor.parts[node.part].cls is ours.Affine for node in readers)
-    scale = 1.0 - (before + 1) * _LITTLE
-    return editor.emit(ours.Affine, x, spec, f"{part.name}_held_{number}", scale=scale)
+    def copied(self, part: Part, x: Ref, number: int) -> Ref:
+        """A tensor's product with a number so near to 1 that it stays as it is."""
+        spec = self.editor.spec(x)
+        if not spec.floating:
+            return x
+        self.copies[x] += 1
+        scale = 1.0 - self.copies[x] * _LITTLE
+        return self.editor.emit(ours.Affine, x, spec, f"{part.name}_held_{number}", scale=scale)
 
 
 _BENDING = (keras.layers.ReLU, keras.layers.LeakyReLU, ours.Clip)

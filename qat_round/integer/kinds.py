@@ -9,7 +9,7 @@ from typing import Any
 from qat_round._compat import keras
 from qat_round.intake import layers as ours
 from qat_round.intake import layers_time as time
-from qat_round.intake.graph import Part
+from qat_round.intake.graph import Graph, Part, Ref
 from qat_round.intake.layers_math import Divide, Elementwise, L2Normalize
 from qat_round.wrapper import AVERAGES, KEEPS, OWN
 
@@ -226,3 +226,16 @@ def is_relu(part: Part) -> bool:
     config = part.config
     plain = not config.get("negative_slope") and not config.get("threshold")
     return plain and config.get("max_value") in (None, 6.0)
+
+
+def has_host(
+    graph: Graph, name: str, consumers: Mapping[Ref, list[str]], calls: Mapping[str, int]
+) -> bool:
+    """Whether a batch norm's call follows a linear layer that feeds nothing else."""
+    source = graph.nodes[name].args[0]
+    if not isinstance(source, Ref) or len(consumers[source]) != 1:
+        return False
+    host = graph.part(source)
+    kind = kind_of(host)
+    linear = host.config.get("activation") in (None, "linear")
+    return kind is not None and kind.is_linear and linear and calls[host.name] == 1

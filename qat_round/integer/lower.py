@@ -18,7 +18,7 @@ from qat_round.intake.split import split_separables
 
 from .flat_dense import dense_on_steps
 from .held_apart import moved_apart
-from .kinds import kind_of
+from .kinds import has_host
 from .masks import READERS
 from .rules import apply_rules
 from .scaling import as_image, can_be_image
@@ -70,9 +70,11 @@ def norms_without_host(graph: Graph) -> Graph:
     lone: dict[str, Part] = {}
     for name, node in graph.nodes.items():
         part = graph.parts[node.part]
-        if part.cls in _NORMS and not has_host(graph, name, consumers, calls):
-            affine = norm_as_affine(part, node.specs[0])
-            lone |= {} if affine is None else {part.name: affine}
+        if part.cls not in _NORMS or has_host(graph, name, consumers, calls):
+            continue
+        affine = norm_as_affine(part, node.specs[0])
+        if affine is not None:
+            lone[part.name] = affine
     for name, node in editor.walk():
         if node.part in lone:
             editor.parts[node.part] = lone[node.part]
@@ -82,17 +84,6 @@ def norms_without_host(graph: Graph) -> Graph:
 
 
 _NORMS = (_L.BatchNormalization,)
-
-
-def has_host(graph: Graph, name: str, consumers: Any, calls: Any) -> bool:
-    """Whether a batch norm's call follows a linear layer that feeds nothing else."""
-    source = graph.nodes[name].args[0]
-    if not isinstance(source, Ref) or len(consumers[source]) != 1:
-        return False
-    host = graph.part(source)
-    kind = kind_of(host)
-    linear = host.config.get("activation") in (None, "linear")
-    return kind is not None and kind.is_linear and linear and calls[host.name] == 1
 
 
 def affines_into_hosts(graph: Graph) -> Graph:

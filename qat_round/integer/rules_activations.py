@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 
 from qat_round._compat import keras
 from qat_round.intake import layers as ours
-from qat_round.intake.graph import Editor, Node, Part, Ref
+from qat_round.intake.graph import Editor, Node, Part, Ref, Spec
 from qat_round.intake.layers_math import Divide, Elementwise
 from qat_round.intake.write_back import JOINERS, Found
 
+from .kinds import is_relu
 from .rules import rule
 from .scaling import as_image, can_be_image, scaled
 
@@ -27,7 +27,7 @@ def _hard_sigmoid(editor: Editor, part: Part, node: Node) -> Ref:
 def _line_and_clip(editor: Editor, part: Part, node: Node, scale: float) -> Ref:
     """As an image throughout: a clip is part of the convolution that is right in front of it."""
 
-    def use(x: Ref, spec: Any) -> Ref:
+    def use(x: Ref, spec: Spec) -> Ref:
         line = editor.emit(ours.Affine, x, spec, f"{part.name}_line", scale=scale, offset=0.5)
         return editor.emit(ours.Clip, line, spec, part.name, low=0.0, high=1.0)
 
@@ -120,12 +120,10 @@ def _bent_relu(editor: Editor, part: Part, node: Node) -> Ref | None:
     """A slope below 0, a largest value that no operator has; Keras computes them in float."""
     config, x, spec = part.config, node.args[0], node.specs[0]
     slope, most = float(config.get("negative_slope") or 0.0), config.get("max_value")
-    if config.get("threshold"):
+    if config.get("threshold") or is_relu(part):
         return None
     if not slope:
-        if most is None or most == 6.0:
-            return None
-        return editor.emit(ours.Clip, x, spec, part.name, low=0.0, high=float(most))
+        return editor.emit(ours.Clip, x, spec, part.name, low=0.0, high=float(config["max_value"]))
     if most is None:
         return editor.emit(_L.LeakyReLU, x, spec, f"{part.name}_leaky", alpha=slope)
     above = editor.emit(ours.Clip, x, spec, f"{part.name}_positive", low=0.0, high=float(most))
