@@ -79,6 +79,13 @@ class InputQuantizeLayer(QuantizeLayer):  # type: ignore[misc, valid-type]
             self.built: bool = True
 
 
+def unrecorded() -> contextlib.AbstractContextManager[None]:
+    """While open, what runs eagerly is on nobody's `tf.GradientTape`."""
+    from tensorflow.python.eager import record
+
+    return record.stop_recording()
+
+
 def trusting() -> contextlib.AbstractContextManager[None]:
     """Lets TFMOT rebuild Lambda layers: they come from a live model, not from somebody's file."""
     from tf_keras.src.saving import serialization_lib

@@ -7,10 +7,11 @@ TensorFlow's fake-quant op, so that both agree to the last bit.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from . import fused
-from ._compat import smart_cond, tf
+from ._compat import smart_cond, tf, unrecorded
 from .rounding import Rounder, get
 
 MIN_BITS, MAX_BITS = 2, 16
@@ -241,8 +242,7 @@ def _fixed_grid(x: tf.Tensor, grid: Grid, rounder: Rounder, state: dict[str, Any
 
     @tf.custom_gradient
     def quantized(x: tf.Tensor) -> tuple[tf.Tensor, Any]:
-        y = _native(x, grid) if rounder.is_hard else run(fused.soft_value, x)
-        return y, lambda dy: run(fused.pull_back, x, dy)
+        return _value(x, grid, rounder, run), lambda dy: run(fused.pull_back, x, dy)
 
     return quantized(x)
 
@@ -252,10 +252,15 @@ def _learned_grid(x: tf.Tensor, grid: Grid, rounder: Rounder, state: dict[str, A
 
     @tf.custom_gradient
     def quantized(x: tf.Tensor, lo: tf.Tensor, step: tf.Tensor) -> tuple[tf.Tensor, Any]:
-        y = _native(x, grid) if rounder.is_hard else run(fused.soft_value, x)
-        return y, lambda dy: run(fused.pull_back_with_sums, x, dy)
+        return _value(x, grid, rounder, run), lambda dy: run(fused.pull_back_with_sums, x, dy)
 
     return quantized(x, grid.nudged_lo, grid.step)
+
+
+def _value(x: tf.Tensor, grid: Grid, rounder: Rounder, run: Callable[..., Any]) -> tf.Tensor:
+    """What a function with a gradient of its own gives; a tape has to keep nothing of it."""
+    with unrecorded():
+        return _native(x, grid) if rounder.is_hard else run(fused.soft_value, x)
 
 
 def _with_trained_knobs(train: Any) -> Any:
