@@ -9,15 +9,37 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
 
 from ._compat import keras, tf
 from .affine import Grid, fake_quant, fake_quant_learned
 from .ranges import Range, named
+from .rounding import Rounder
 from .rounding.base import real, require
 
 LEAST_GROWTH, MOST_GROWTH = 2.0**-10, 2.0**10
 """Limits of a learned range against its start; a wild learning rate stops here."""
+
+
+class Batch(NamedTuple):
+    """What a learned range is trained on.
+
+    Args:
+        x: the values.
+        ends: (lo, hi) as trained so far.
+        grid_over: makes the Grid of two ends.
+        rounder: the method.
+        state: what is bound to it.
+        parts: of how many parts of the values x is one; replicas have one each.
+    """
+
+    x: tf.Tensor
+    ends: tuple[tf.Tensor, tf.Tensor]
+    grid_over: Callable[[tf.Tensor, tf.Tensor], Grid]
+    rounder: Rounder
+    state: dict[str, Any]
+    parts: int = 1
 
 
 class _Growing(Range):
@@ -104,22 +126,12 @@ class Learned(_Growing):
         offset = self._sped_up(weights["offset"], 0.0) * tf.cast(lo < 0.0, lo.dtype) * step
         return tf.minimum(lo + offset, 0.0), tf.maximum(hi + offset, 0.0)
 
-    def train(
-        self,
-        x: tf.Tensor,
-        ends: Any,
-        grid_over: Any,
-        rounder: Any,
-        state: dict[str, Any],
-        parts: int = 1,
-    ) -> tf.Tensor:
-        """x on the grid, with gradients for the ends; x is one of so many parts of the values."""
-        grid = _scaled_gradients(grid_over(*ends), x, parts)
-        if (
-            self.zero_point
-        ):  # the grid's lower end is nudged to a whole zero point: straight through
-            grid = grid._replace(nudged_lo=ends[0] + tf.stop_gradient(grid.nudged_lo - ends[0]))
-        return fake_quant_learned(x, grid, rounder, **state)
+    def train(self, batch: Batch) -> tf.Tensor:
+        """The batch on its grid, with gradients for the ends."""
+        grid, lo = _scaled_gradients(batch), batch.ends[0]
+        if self.zero_point:  # the lower end is nudged to a whole zero point: straight through
+            grid = grid._replace(nudged_lo=lo + tf.stop_gradient(grid.nudged_lo - lo))
+        return fake_quant_learned(batch.x, grid, batch.rounder, **batch.state)
 
     def _sped_up(self, value: Any, start: float) -> tf.Tensor:
         return start + self.rate * (value - start)
@@ -171,21 +183,13 @@ class Pact(_Growing):
         growth = _held(1.0 + self.rate * (weights["growth"] - 1.0))
         return tf.convert_to_tensor(weights["min_var"]), weights["max_var"] * growth
 
-    def train(
-        self,
-        x: tf.Tensor,
-        ends: Any,
-        grid_over: Any,
-        rounder: Any,
-        state: dict[str, Any],
-        parts: int = 1,
-    ) -> tf.Tensor:
-        """x on the grid, with a gradient for the upper end from what is above it."""
-        lo, hi = ends
-        y = fake_quant(x, grid_over(tf.stop_gradient(lo), tf.stop_gradient(hi)), rounder, **state)
-        return tf.where(
-            x > tf.cast(hi, x.dtype), y + tf.cast(hi - tf.stop_gradient(hi), x.dtype), y
-        )
+    def train(self, batch: Batch) -> tf.Tensor:
+        """The batch on its grid, with a gradient for the upper end from what is above it."""
+        x, hi = batch.x, batch.ends[1]
+        grid = batch.grid_over(*map(tf.stop_gradient, batch.ends))
+        y = fake_quant(x, grid, batch.rounder, **batch.state)
+        moved = y + tf.cast(hi - tf.stop_gradient(hi), x.dtype)
+        return tf.where(x > tf.cast(hi, x.dtype), moved, y)
 
     def _penalty(self, layer: Any, state: dict[str, Any]) -> tf.Tensor:
         return self.l2 * tf.reduce_sum(tf.square(state["growth"]))
@@ -208,10 +212,11 @@ def _held(growth: tf.Tensor) -> tf.Tensor:
     return finite + tf.stop_gradient(tf.clip_by_value(finite, LEAST_GROWTH, MOST_GROWTH) - finite)
 
 
-def _scaled_gradients(grid: Grid, x: tf.Tensor, parts: int) -> Grid:
+def _scaled_gradients(batch: Batch) -> Grid:
     """The grid, with LSQ's factor 1/sqrt(n qmax) (and 1/s0^2) on the gradients of what made it."""
+    grid = batch.grid_over(*batch.ends)
     grids = tf.cast(tf.size(grid.step), tf.float32)
-    count = tf.cast(tf.size(x) * parts, tf.float32) / grids
+    count = tf.cast(tf.size(batch.x) * batch.parts, tf.float32) / grids
     above = tf.maximum(float(grid.qmax) - tf.stop_gradient(grid.zero_point), 1.0)
     factor = tf.math.rsqrt(tf.maximum(count, 1.0) * above) / tf.square(tf.stop_gradient(grid.step))
     return grid._replace(

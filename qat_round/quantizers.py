@@ -22,7 +22,7 @@ from .affine import (
     with_a_width,
 )
 from .exact import noted_pending, on_wide_grid, rounded
-from .learned import Learned, Pact
+from .learned import Batch, Learned, Pact
 from .notes import GridNote, note_grid
 from .ranges import FIRST_GUESS, Fixed, Range, get_range, measure, replicas
 from .rounding import Rounder, get
@@ -203,7 +203,8 @@ class RoundingQuantizer(Quantizer):
         if isinstance(self.range, LEARNING):
             ends = self.range.ends({**weights, "min_var": ends[0], "max_var": ends[1]}, self.levels)
             parts = 1 if self.is_for_weights or isinstance(x, tf.Variable) else replicas()
-            y = self.range.train(self.joined(x), ends, self._over, self.rounder, state, parts)
+            batch = Batch(self.joined(x), ends, self._over, self.rounder, state, parts)
+            y = self.range.train(batch)
         else:
             y = fake_quant(self.joined(x), self._over(ends[0], ends[1]), self.rounder, **state)
         return _shaped_as(x, y)
