@@ -120,6 +120,25 @@ def test_what_is_one_operator_in_the_file_has_one_quantizer():
     assert planned.layers["relu"].grid == "own"
 
 
+@pytest.mark.parametrize("bits", [None, 4])
+def test_equal_activations_of_one_tensor_are_one_as_in_the_file(bits):
+    pixels = keras.Input((8, 8, 3))
+    x = layers.BatchNormalization()(layers.Conv2D(6, 3, use_bias=False)(pixels))
+    branches = [
+        layers.Conv2D(4, 3)(layers.Activation("relu", name=f"relu_{n}")(x)) for n in range(3)
+    ]
+    model = keras.Model(pixels, layers.Add()(branches))
+    data = images(64, 8) - 0.5
+    overrides = {} if bits is None else {"relu_1": qr.LayerSpec(activations={"bits": bits})}
+    quantized = qr.quantize_model(settled(model, data), overrides=overrides)
+    named = [layer.name for layer in quantized.layers if "relu" in layer.name]
+    assert len(named) == (1 if bits is None else 2)
+    qr.calibrate(quantized, data)
+    if bits is None:
+        (parity,) = qr.verify_tflite(quantized, qr.export_tflite(quantized), data).outputs
+        assert parity.same == 1.0
+
+
 def test_in_front_of_a_concatenation_only_tensors_with_other_readers_are_quantized():
     x = keras.Input((8,))
     lonely, shared = layers.Dense(4, name="lonely")(x), layers.Dense(4, name="shared")(x)

@@ -20,7 +20,6 @@ from qat_round.intake.graph import Graph, Part, Ref, map_refs
 from qat_round.intake.layers import Affine, MatMul, Reduce
 from qat_round.model_spec import ModelSpec
 from qat_round.preserve import note_patterns
-from qat_round.spec import FLOAT
 from qat_round.wrapper import GridInput, GridWrapper, LayerQuantizers
 
 from . import (  # noqa: F401
@@ -49,7 +48,7 @@ def plan(model: Any, spec: ModelSpec, safe_mode: bool = True, preserve: Sequence
     """What will be quantized in a model, and what stands in the way."""
     source = read_graph(model, safe_mode=safe_mode)
     spec.check_matches(_known_layers(source))
-    graph = lower(rewritten(source), lambda part: spec_of(spec, part) == FLOAT)
+    graph = lower(rewritten(source), lambda part: spec_of(spec, part))
     return Plan(graph, spec, source, preserve)
 
 

@@ -15,7 +15,9 @@ from qat_round.intake.batch_norm import norm_as_affine
 from qat_round.intake.graph import Editor, Graph, Node, Part, Ref, refs_in
 from qat_round.intake.patterns import affine_constants, merge_affines
 from qat_round.intake.split import split_separables
+from qat_round.spec import FLOAT
 
+from .equals import one_of_equals
 from .flat_dense import dense_on_steps
 from .held_apart import moved_apart
 from .kinds import has_host
@@ -26,23 +28,22 @@ from .scaling import as_image, can_be_image
 _L = keras.layers
 
 
-def lower(graph: Graph, is_float: Callable[[Part], bool] = lambda part: False) -> Graph:
+def lower(graph: Graph, spec_of: Callable[[Part], Any] = lambda part: None) -> Graph:
     """The graph in layers of which as many as possible have a `Kind`.
 
     Args:
         graph: a flat graph, as intake makes it.
-        is_float: which layers stay in float, and so as they are.
+        spec_of: the LayerSpec of a part; those of FLOAT stay as they are.
 
     Returns:
         A graph with equal inference outputs.
     """
+    graph = pull_activations(split_separables(graph), fused=frozenset({"linear", "relu"}))
+    graph = apply_rules(graph, lambda part: spec_of(part) == FLOAT)
+    graph = one_of_equals(without_masks(graph), spec_of)
     for rewrite in LOWERINGS:
-        graph = apply_rules(graph, is_float) if rewrite is apply_rules else rewrite(graph)
+        graph = rewrite(graph)
     return graph
-
-
-def _pull(graph: Graph) -> Graph:
-    return pull_activations(graph, fused=frozenset({"linear", "relu"}))
 
 
 def without_masks(graph: Graph) -> Graph:
@@ -180,10 +181,6 @@ def _as_product_and_sum(editor: Editor, part: Part, node: Node) -> Ref:
 
 
 LOWERINGS: tuple[Callable[..., Graph], ...] = (
-    split_separables,
-    _pull,
-    apply_rules,
-    without_masks,
     norms_without_host,
     merge_affines,
     affines_into_hosts,
@@ -191,4 +188,4 @@ LOWERINGS: tuple[Callable[..., Graph], ...] = (
     dense_on_steps,
     moved_apart,
 )
-"""In this order; each leaves the inference outputs equal."""
+"""After the rules of single layers, in this order; each leaves the inference outputs equal."""
