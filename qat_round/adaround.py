@@ -8,8 +8,8 @@ import numpy as np
 
 from ._compat import QuantizeWrapper, keras, tf
 from .model_data import batches
+from .observing import observing
 from .oscillation import levels_of_weight
-from .quantizers import observing
 from .rounding.base import whole
 from .tensors import QuantizedTensor, require_quantized, tensors_of_layer
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from ._compat import keras, tf
 from .model_data import batches, is_arrays
-from .quantizers import LEARNING, RoundingQuantizer, observing
+from .observing import observing
+from .quantizers import LEARNING, RoundingQuantizer
 from .range_search import (
     Histogram,
     Levels,

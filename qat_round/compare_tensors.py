@@ -9,10 +9,11 @@ import numpy as np
 
 from ._compat import current_layer, keras, tf
 from .compare_operators import is_activation
-from .quantizers import RoundingQuantizer, observing
+from .layer_quantizers import NONE
+from .observing import observing
+from .quantizers import RoundingQuantizer
 from .tensors import QuantizedTensor, quantized_tensors
 from .tflite_file import TensorInfo, TFLiteFile
-from .wrapper import NONE
 
 _SAME_SCALE = 1e-4  # relative: float32 here and in the converter
 

@@ -8,7 +8,8 @@ from ._compat import is_exporting, keras, tf
 from .affine import Grid, fake_quant, native_fake_quant
 from .fixed_point import half_away
 from .notes import GridNote, SumNote, note_grid
-from .quantizers import RoundingQuantizer, is_bypassed, quantize
+from .observing import is_bypassed, quantize
+from .quantizers import RoundingQuantizer
 
 _TIE = 1e-4  # averages are multiples of 1/n apart; floats of them are this near, in steps
 _WIDE_TIE = 4e-3  # the same of 16-bit numbers

@@ -9,7 +9,7 @@ import numpy as np
 
 from ._compat import keras, tf
 from .model_data import model_inputs
-from .quantizers import observing
+from .observing import observing
 from .tensors import QuantizedTensor, quantized_tensors
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
-from ._compat import Quantizer, is_converting, is_exporting, keras, smart_cond, tf, uncast
+from ._compat import Quantizer, is_converting, is_exporting, keras, tf
 from .affine import (
     STORED_BITS,
     Grid,
@@ -23,55 +22,13 @@ from .affine import (
 )
 from .exact import noted_pending, on_wide_grid, rounded
 from .learned import Batch, Learned, Pact
-from .notes import GridNote, note_grid
+from .observing import quantize
 from .ranges import FIRST_GUESS, Fixed, Range, get_range, measure, replicas
 from .rounding import Rounder, get
 
 _TENSORS = Grid._fields.index("bits")  # how many of a grid's fields are tensors
 LEARNING = (Learned, Pact)
 _CALIBRATED = 1e6  # counts as so many batches seen
-
-Observer = Callable[["RoundingQuantizer", tf.Tensor, dict[str, tf.Variable]], tf.Tensor]
-_observers: list[Observer] = []
-_bypasses: list[bool] = []
-
-
-@contextlib.contextmanager
-def observing(observer: Observer, bypass: bool = False) -> Iterator[None]:
-    """While open, every RoundingQuantizer gives what `observer(quantizer, x, weights)` gives.
-
-    This is how calibration and layer comparison look into a model without changing it.
-
-    Args:
-        observer: what stands in for the quantizers.
-        bypass: whether it takes them out, so that the model is to compute as the float one.
-    """
-    _observers.append(observer)
-    _bypasses.append(bypass)
-    try:
-        yield
-    finally:
-        _observers.pop()
-        _bypasses.pop()
-
-
-def is_bypassed() -> bool:
-    """Whether the model is to compute as the float one."""
-    return bool(_bypasses) and _bypasses[-1]
-
-
-@tf.autograph.experimental.do_not_convert  # there is nothing in it that autograph has to convert
-def quantize(quantizer: Any, x: Any, training: Any, weights: dict[str, Any]) -> tf.Tensor:
-    """What an open observer gives; else what the quantizer gives in training, or not."""
-    dtype, x = x.dtype, uncast(x)
-    if _observers:
-        y = _observers[-1](quantizer, x, weights)
-    else:
-        y = smart_cond(
-            training, lambda: quantizer.train(x, weights), lambda: quantizer.infer(x, weights)
-        )
-    y = y if y.dtype == dtype else tf.cast(y, dtype)
-    return note_grid(y, GridNote(getattr(quantizer, "owner", quantizer), weights))
 
 
 @keras.utils.register_keras_serializable(package="qat_round")

@@ -10,7 +10,7 @@ from ._compat import tf
 from .calibrate import calibrate, weight_ends
 from .model import quantize_model
 from .model_data import batches
-from .quantizers import observing
+from .observing import observing
 from .spec import LayerSpec, TensorSpec
 from .tables import as_text
 from .tensors import QuantizedTensor, quantized_tensors

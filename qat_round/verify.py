@@ -10,9 +10,10 @@ import numpy as np
 
 from ._compat import QuantizeWrapper, keras, tf
 from .model_data import batches, check_fit, model_inputs, numeric
+from .observing import observing
 from .parity import Parity, compare
 from .precision import full_precision
-from .quantizers import RoundingQuantizer, observing
+from .quantizers import RoundingQuantizer
 from .tflite_file import Runner, TFLiteFile, sliced
 
 _VERB = "verify_tflite"

@@ -9,7 +9,7 @@ import tf_keras as keras
 
 import qat_round as qr
 from qat_round.exact import Clipped, Ints, Moved, Pair, Sums
-from qat_round.quantizers import observing
+from qat_round.observing import observing
 
 L = keras.layers
 

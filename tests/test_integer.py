@@ -10,7 +10,7 @@ import tf_keras as keras
 import qat_round as qr
 from qat_round import integer
 from qat_round.model_spec import model_spec
-from qat_round.quantizers import observing
+from qat_round.observing import observing
 from qat_round.tflite_file import TFLiteFile
 
 layers = keras.layers

@@ -8,7 +8,7 @@ import pytest
 import tf_keras as keras
 
 import qat_round as qr
-from qat_round.quantizers import observing
+from qat_round.observing import observing
 
 IN_FLOAT = {"Activation_softplus", "Activation_mish"}  # post-training quantization leaves them too
 RECURRENT = {

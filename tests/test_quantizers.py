@@ -9,7 +9,8 @@ import tensorflow_model_optimization as tfmot
 import tf_keras as keras
 
 import qat_round as qr
-from qat_round.quantizers import is_first_guess, observing
+from qat_round.observing import observing
+from qat_round.quantizers import is_first_guess
 from qat_round.ranges import Fixed, MovingAverage, measure
 from qat_round.tensors import quantized_tensors
 

@@ -18,9 +18,10 @@ from qat_round.intake import read_graph, rewritten
 from qat_round.intake.build import make_layer, set_weights
 from qat_round.intake.graph import Graph, Part, Ref, map_refs
 from qat_round.intake.layers import Affine, MatMul, Reduce
+from qat_round.layer_quantizers import LayerQuantizers
 from qat_round.model_spec import ModelSpec
 from qat_round.preserve import note_patterns
-from qat_round.wrapper import GridInput, GridWrapper, LayerQuantizers
+from qat_round.wrapper import GridInput, GridWrapper
 
 from . import (  # noqa: F401
     masks,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qat_round._compat import tf
 from qat_round.intake.graph import Graph
-from qat_round.wrapper import OWN
+from qat_round.layer_quantizers import OWN
 
 from .kinds import kind_of
 

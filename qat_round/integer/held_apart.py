@@ -16,7 +16,7 @@ import collections
 from qat_round._compat import keras
 from qat_round.intake import layers as ours
 from qat_round.intake.graph import Editor, Graph, Node, Part, Ref
-from qat_round.wrapper import AVERAGES, KEEPS, OWN
+from qat_round.layer_quantizers import AVERAGES, KEEPS, OWN
 
 from .kinds import has_host, is_grid_clip, is_relu, kind_of
 

@@ -11,7 +11,7 @@ from qat_round.intake import layers as ours
 from qat_round.intake import layers_time as time
 from qat_round.intake.graph import Graph, Part, Ref
 from qat_round.intake.layers_math import Divide, Elementwise, L2Normalize
-from qat_round.wrapper import AVERAGES, KEEPS, OWN
+from qat_round.layer_quantizers import AVERAGES, KEEPS, OWN
 
 _L = keras.layers
 
@@ -42,7 +42,7 @@ class Kind:
     """What TFLite does with a layer.
 
     Args:
-        grid: the output's: "own", "keeps" or "averages" (see `wrapper`).
+        grid: the output's: "own", "keeps" or "averages" (see `layer_quantizers`).
         weights: its quantized weights.
         fixed: (lo, hi) of the output's range where the operator's scale is fixed.
         takes_relu: whether a ReLU behind it becomes part of the operator.

@@ -14,12 +14,12 @@ from typing import Any
 from qat_round._compat import keras, tf
 from qat_round.file_int4 import MOST_BITS
 from qat_round.intake.graph import Graph, Node, Origin, Part, Ref
+from qat_round.layer_quantizers import KEEPS, NONE, OWN, LayerQuantizers
 from qat_round.model_spec import ModelSpec
 from qat_round.preserve import preserving
 from qat_round.quantizers import RoundingQuantizer
 from qat_round.ranges import Fixed
 from qat_round.spec import FLOAT, LayerSpec, TensorSpec
-from qat_round.wrapper import KEEPS, NONE, OWN, LayerQuantizers
 
 from .custom import kind_of_custom, registered
 from .edges import edge_parts

@@ -10,7 +10,7 @@ import numpy as np
 from .._compat import tf
 from ..model_data import model_inputs
 from ..monitors import in_steps
-from ..quantizers import observing
+from ..observing import observing
 from ..tensors import quantized_tensors
 from ..tflite_file import Runner, TFLiteFile, sliced
 from ..verify import in_order
