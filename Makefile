@@ -57,8 +57,8 @@ lint: .venv/.ready  ## Format, lint, types.
 
 coverage: .venv/.ready  ## What becomes integer-only: 17 networks and every layer, stock TFMOT, ours, post-training (long).
 	$(BIN)/python benchmarks/coverage.py
-	$(BIN)/python benchmarks/coverage.py --keras3
-	$(BIN)/python benchmarks/coverage.py --layers --together
+	$(BIN)/python benchmarks/coverage.py --keras3 --results keras3
+	$(BIN)/python benchmarks/coverage.py --layers --together --results layers
 	$(BIN)/python benchmarks/random_graphs.py
 
 bench: .venv/.ready  ## Speed and memory: kernels, training steps, start-up, growth (hours; alone on the machine).

@@ -107,6 +107,10 @@ def register_objects(objects: dict[str, type]) -> None:
     keras.utils.get_custom_objects().update(objects)
 
 
+HALF_PRECISION = ("float16", "bfloat16")
+"""What layers compute in under the policies `mixed_float16` and `mixed_bfloat16`, or their own."""
+
+policy_scope = keras.src.mixed_precision.policy.policy_scope
 deconv_output_length = keras.src.utils.conv_utils.deconv_output_length
 
 

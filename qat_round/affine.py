@@ -15,7 +15,9 @@ from ._compat import smart_cond, tf, unrecorded
 from .rounding import Rounder, get
 
 MIN_BITS, MAX_BITS = 2, 16
-STORED_BITS = (4, 8, 16)
+WIDE_BITS = 16
+"""Of activations where 8 are too few: TFLite's int16x8 files."""
+STORED_BITS = (4, 8, WIDE_BITS)
 """The integers that a `.tflite` holds; the converter spreads a range of other bits over all of
 theirs, with a step of its own, which leaves the grid."""
 NARROWEST = 2.0**-110

@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from ._compat import exporting, tf
-from .file_scales import with_model_scales
-from .int16 import with_wide_biases
+from ._compat import exporting, read_flatbuffer, tf, write_flatbuffer
+from .affine import WIDE_BITS
+from .file_scales import put_model_scales
+from .int16 import widen_biases
 from .learned import is_at_its_limit
 from .lift import lifted, narrow_activations
 from .precision import full_precision
 from .tensors import QuantizedTensor, quantized_tensors, require_quantized
 from .tflite_file import TFLiteFile
 
-WIDE = 16  # bits of activations in int16x8 files
 IO_TYPES = {"float32": tf.float32, "int8": tf.int8, "uint8": tf.uint8, "int16": tf.int16}
 
 
@@ -68,7 +68,10 @@ def export_tflite(
     with lifted(model) if lift_activations else contextlib.nullcontext():
         check_bits(model)
         _check_io(model, io)
-        tflite = with_wide_biases(with_model_scales(_convert(model, io, batch_size), model))
+        file = read_flatbuffer(_convert(model, io, batch_size))
+        put_model_scales(file, model)
+    widen_biases(file)
+    tflite = write_flatbuffer(file)
     if lift_activations:
         _say_lifted(model)
     if path is not None:
@@ -144,7 +147,7 @@ def check_bits(model: Any) -> None:
     narrow = {
         t.path: t.bits
         for t in quantized_tensors(model)
-        if t.variable is None and t.bits not in (8, WIDE)
+        if t.variable is None and t.bits not in (8, WIDE_BITS)
     }
     if narrow:
         shown = ", ".join(f"{path} ({bits} bits)" for path, bits in narrow.items())
@@ -179,8 +182,8 @@ def _check_io(model: Any, io: str) -> None:
     bits = {t.bits for t in quantized_tensors(model) if t.variable is None}
     if io == "float32" or not bits:
         return
-    if (io == "int16") != (bits == {WIDE}):
-        fits = "int16" if bits == {WIDE} else "int8 or uint8"
+    if (io == "int16") != (bits == {WIDE_BITS}):
+        fits = "int16" if bits == {WIDE_BITS} else "int8 or uint8"
         raise ValueError(
             f"export_tflite: io={io!r} does not fit activations of {sorted(bits)} bits; "
             f"use io={fits}, or float32."
@@ -236,7 +239,7 @@ def _fixed(shape: Any, batch_size: int | None) -> list[int | None]:
     return [batch_size or shape[0], *shape[1:]]
 
 
-def _convert(model: Any, io: str, batch_size: int | None = None) -> bytes:
+def _convert(model: Any, io: str, batch_size: int | None) -> bytes:
     """The file, by the quicker of two ways; by both where that leaves operators in float.
 
     A Keras model is traced layer by layer, for minutes if it is large; a function is not. But now

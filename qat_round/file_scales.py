@@ -13,19 +13,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._compat import builtin_operator_names, keras, read_flatbuffer, tf, write_flatbuffer
+from ._compat import builtin_operator_names, keras, tf
 from .exact import Sums
 from .file_int4 import MOST_BITS, Levels, put_in
 from .grids import norm_constants
 from .tensors import quantized_tensors
+from .tflite_file import LINEAR, Places, operator_name
 
 _NEAR = 2e-6  # relative; scales further apart are different scales
-_BIASED = {  # operator -> positions of its input, weights and bias
-    "CONV_2D": (0, 1, 2),
-    "DEPTHWISE_CONV_2D": (0, 1, 2),
-    "FULLY_CONNECTED": (0, 1, 2),
-    "TRANSPOSE_CONV": (2, 1, 3),
-}
 
 
 class Weights(NamedTuple):
@@ -40,14 +35,13 @@ class Weights(NamedTuple):
     bias: Any
 
 
-def with_model_scales(tflite: bytes, model: Any) -> bytes:
-    """The file, with scales and biases as the model has them.
+def put_model_scales(file: Any, model: Any) -> None:
+    """Puts the model's scales and biases into a converted file.
 
     Args:
-        tflite: a converted file.
+        file: from `_compat.read_flatbuffer`; changed.
         model: the quantized model that it was converted from.
     """
-    file = read_flatbuffer(tflite)
     names = builtin_operator_names()
     lone, linear = _lone_steps(model), list(_linear_layers(model))
     few = list(_few_levels(model))
@@ -55,13 +49,11 @@ def with_model_scales(tflite: bytes, model: Any) -> bytes:
         for tensor in graph.tensors:
             _mend_lone(tensor, lone)
         for operator in graph.operators:
-            code = file.operatorCodes[operator.opcodeIndex]
-            name = names.get(max(code.builtinCode, code.deprecatedBuiltinCode))
+            name = operator_name(file.operatorCodes[operator.opcodeIndex], names)
             if name == "FULLY_CONNECTED":
                 _put_few(file, graph, [int(i) for i in operator.inputs], few)
-            if name in _BIASED:
-                _mend_linear(file, graph, [int(i) for i in operator.inputs], name, linear)
-    return write_flatbuffer(file)
+            if name in LINEAR:
+                _mend_linear(file, graph, [int(i) for i in operator.inputs], LINEAR[name], linear)
 
 
 def _lone_steps(model: Any) -> np.ndarray:
@@ -132,15 +124,17 @@ def _mend_lone(tensor: Any, steps: np.ndarray) -> None:
         grid.scale = np.array([nearest], np.float32)
 
 
-def _mend_linear(file: Any, graph: Any, inputs: list[int], name: str, linear: list) -> None:
-    x, w, *b = (graph.tensors[inputs[at]] for at in _BIASED[name] if at < len(inputs))
+def _mend_linear(
+    file: Any, graph: Any, inputs: list[int], places: Places, linear: list[Weights]
+) -> None:
+    x, w, *b = (graph.tensors[inputs[at]] for at in places if at < len(inputs))
     if any(t.quantization is None or t.quantization.scale is None for t in (x, w)):
         return
     found = _matching(np.asarray(w.quantization.scale, np.float32), linear)
     if found is None:
         return
     w.quantization.scale = found.steps
-    if b and inputs[_BIASED[name][2]] >= 0:
+    if b and inputs[places.bias] >= 0:
         _mend_bias(file, b[0], np.float32(x.quantization.scale[0]) * found.steps, found.bias)
 
 

@@ -68,12 +68,16 @@ class OscillationMonitor(keras.callbacks.Callback):
     def _begin(self) -> None:
         """What a subclass remembers besides."""
 
+    def _act(self) -> None:
+        """What a subclass does once a step has been counted."""
+
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._kept.read(self._states())
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         for tensor, levels in zip(self._tensors, self._now(), strict=True):
             self._count(tensor.path, levels.numpy())
+        self._act()
         self._kept.write(self._states())
 
     def _states(self) -> list[dict[str, np.ndarray]]:
@@ -156,13 +160,10 @@ class FreezeOscillating(OscillationMonitor):
         held = sum(int(np.isfinite(h).sum()) for h in self._held.values())
         return held / max(sum(h.size for h in self._held.values()), 1)
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        for tensor, levels in zip(self._tensors, self._now(), strict=True):
-            self._count(tensor.path, levels.numpy())
+    def _act(self) -> None:
         threshold = self._threshold_now()
         for tensor in self._tensors:
             self._hold(tensor, threshold)
-        self._kept.write(self._states())
 
     def _hold(self, tensor: QuantizedTensor, threshold: float) -> None:
         path = tensor.path

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ._compat import keras, trusting
-
-_HALF = ("float16", "bfloat16")
+from ._compat import HALF_PRECISION, policy_scope, trusting
 
 
 def full_precision(model: Any) -> Any:
@@ -24,14 +22,14 @@ def full_precision(model: Any) -> Any:
         not compiled.
 
     Example:
+        >>> from qat_round._compat import keras
         >>> net = keras.Sequential([keras.layers.Dense(1, input_shape=(1,))])
         >>> full_precision(net) is net
         True
     """
     if not is_half(model):
         return model
-    policy = keras.src.mixed_precision.policy
-    with trusting(), policy.policy_scope("float32"):
+    with trusting(), policy_scope("float32"):
         twin = type(model).from_config(_in_float32(model.get_config()))
     twin.set_weights(model.get_weights())
     return twin
@@ -39,7 +37,7 @@ def full_precision(model: Any) -> Any:
 
 def is_half(model: Any) -> bool:
     """Whether any layer of a model, or the layer itself, computes in half precision."""
-    return any(part.compute_dtype in _HALF for part in model._flatten_layers())
+    return any(part.compute_dtype in HALF_PRECISION for part in model._flatten_layers())
 
 
 def _in_float32(config: Any) -> Any:
@@ -50,5 +48,5 @@ def _in_float32(config: Any) -> Any:
         return {key: _in_float32(value) for key, value in config.items()}
     if isinstance(config, (list, tuple)):
         return type(config)(_in_float32(value) for value in config)
-    is_named = isinstance(config, str) and config in (*_HALF, "mixed_float16", "mixed_bfloat16")
+    is_named = isinstance(config, str) and config.removeprefix("mixed_") in HALF_PRECISION
     return "float32" if is_named else config

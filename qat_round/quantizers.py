@@ -11,6 +11,7 @@ import numpy as np
 from ._compat import Quantizer, is_converting, is_exporting, keras, tf
 from .affine import (
     STORED_BITS,
+    WIDE_BITS,
     Grid,
     check_bits,
     constant_fake_quant,
@@ -109,7 +110,7 @@ class RoundingQuantizer(Quantizer):
     @property
     def is_wide(self) -> bool:
         """Whether the grid is that of TFLite's int16 activations."""
-        return self.bits == 16 and self.symmetric and self.narrow_range and not self.per_axis
+        return self.bits == WIDE_BITS and self.symmetric and self.narrow_range and not self.per_axis
 
     def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, tf.Variable]:
         """Makes the layer weights `<name>_min`, `_max`, `_seen`, and one for each knob."""

@@ -17,6 +17,22 @@ _CASTS = ("QUANTIZE", "DEQUANTIZE")
 _FLOATS = ("FLOAT32", "FLOAT16", "FLOAT64", "BFLOAT16")
 
 
+class Places(NamedTuple):
+    """Positions of what a linear operator reads among its inputs."""
+
+    given: int
+    weights: int
+    bias: int
+
+
+LINEAR = {
+    "CONV_2D": Places(0, 1, 2),
+    "DEPTHWISE_CONV_2D": Places(0, 1, 2),
+    "FULLY_CONNECTED": Places(0, 1, 2),
+    "TRANSPOSE_CONV": Places(2, 1, 3),
+}
+
+
 class Operator(NamedTuple):
     """One operator: its name, and the indices of its tensors."""
 
@@ -242,7 +258,7 @@ def _damaged(content: bytes) -> Iterator[None]:
 
 def _graph(graph: Any, operator_codes: Any) -> tuple[list[TensorInfo], list[Operator]]:
     names, types = builtin_operator_names(), tensor_type_names()
-    codes = [_operator_name(code, names) for code in operator_codes]
+    codes = [operator_name(code, names) for code in operator_codes]
     operators = [
         Operator(codes[op.opcodeIndex], tuple(op.inputs), tuple(op.outputs))
         for op in graph.operators
@@ -255,7 +271,8 @@ def _in_float(op: Operator, tensors: list[TensorInfo]) -> bool:
     return any(tensors[i].type in _FLOATS for i in touched)
 
 
-def _operator_name(code: Any, names: Mapping[int, str]) -> str:
+def operator_name(code: Any, names: Mapping[int, str]) -> str:
+    """The name of an operator code; `names` from `_compat.builtin_operator_names`."""
     number = max(code.builtinCode, code.deprecatedBuiltinCode)
     if code.customCode:
         return code.customCode.decode() if isinstance(code.customCode, bytes) else code.customCode

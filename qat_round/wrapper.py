@@ -14,6 +14,7 @@ from typing import Any
 
 from . import exact_layers
 from ._compat import (
+    HALF_PRECISION,
     InputQuantizeLayer,
     QuantizeLayer,
     QuantizeWrapperV2,
@@ -151,7 +152,7 @@ def _with_sums(wrapper: Any, outputs: Any, inputs: Any) -> Any:
 
 def _is_half(wrapper: Any) -> bool:
     """Whether it computes in half precision, which holds no sums to their last bit."""
-    return wrapper.layer.compute_dtype in ("float16", "bfloat16")
+    return wrapper.layer.compute_dtype in HALF_PRECISION
 
 
 def _is_open(wrapper: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..tflite_file import Operator, TensorInfo, TFLiteFile
+from ..tflite_file import LINEAR, Operator, TensorInfo, TFLiteFile
 
 _MICRO = """
 ABS ADD ADD_N ARG_MAX ARG_MIN ASSIGN_VARIABLE AVERAGE_POOL_2D BATCH_MATMUL BATCH_TO_SPACE_ND
@@ -26,12 +26,6 @@ TRANSPOSE TRANSPOSE_CONV UNIDIRECTIONAL_SEQUENCE_LSTM UNPACK VAR_HANDLE WHILE ZE
 MICRO_OPERATORS = frozenset(_MICRO.split()) | {"ethos-u"}
 """What tflite-micro 0.dev20261023 registers."""
 _BITS = {"INT4": 4, "INT8": 8, "UINT8": 8, "INT16": 16, "FLOAT16": 16, "INT64": 64, "BOOL": 8}
-_WEIGHTED = {  # operator -> position of its weights
-    "CONV_2D": 1,
-    "DEPTHWISE_CONV_2D": 1,
-    "FULLY_CONNECTED": 1,
-    "TRANSPOSE_CONV": 1,
-}
 
 
 def missing_operators(
@@ -85,13 +79,16 @@ def constants(file: TFLiteFile) -> set[int]:
 
 def macs(file: TFLiteFile, operator: Operator) -> int:
     """Multiply-accumulates of an operator: each weight once for each position of the output."""
-    at = _WEIGHTED.get(operator.name)
-    if at is None:
+    if operator.name not in LINEAR:
         return 0
-    weights, output = file.tensors[operator.inputs[at]], file.tensors[operator.outputs[0]]
+    places = LINEAR[operator.name]
+    weights, output = (
+        file.tensors[operator.inputs[places.weights]],
+        file.tensors[operator.outputs[0]],
+    )
     size = int(np.prod(weights.shape, dtype=np.int64))
     if operator.name == "TRANSPOSE_CONV":
-        output = file.tensors[operator.inputs[2]]
+        output = file.tensors[operator.inputs[places.given]]
     positions = int(np.prod([max(n, 1) for n in output.shape[:-1]], dtype=np.int64))
     return size * positions
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qat_round._compat import keras, tf
+from qat_round.affine import WIDE_BITS
 from qat_round.file_int4 import MOST_BITS
 from qat_round.intake.graph import Graph, Node, Origin, Part, Ref
 from qat_round.layer_quantizers import KEEPS, NONE, OWN, LayerQuantizers
@@ -25,7 +26,6 @@ from .custom import kind_of_custom, registered
 from .edges import edge_parts
 from .kinds import Kind, Weight, is_grid_clip, is_relu, kind_of
 
-WIDE_BITS = 16
 _COMMON: dict[str, Any] = {"bits": 8, "rounder": "ste"}
 _WEIGHTS = _COMMON | {"range": "last_value", "symmetric": True, "narrow_range": True}
 _OUTPUTS = _COMMON | {"range": "moving_average"}
@@ -105,7 +105,8 @@ class Plan:
         if not self._is_float(part):
             return LayerQuantizers()
         if kind is None:
-            self.refused[part.name] = _why_not(part, self._lacks_wide(part, kind_of(part)))
+            lacks_wide = self._lacks_wide(part, kind_of(part))
+            self.refused[part.name] = _NOT_WIDE if lacks_wide else _why_not(part)
             return LayerQuantizers(why=self.refused[part.name])
         weights = self._weights(part, kind, spec)
         if kind.grid != OWN:
@@ -225,13 +226,14 @@ def wide(settings: dict[str, Any]) -> dict[str, Any]:
     return settings | {"symmetric": True, "narrow_range": True, "off_ties": False}
 
 
-def _why_not(part: Part, lacks_wide: bool = False) -> str:
+_NOT_WIDE = (
+    "TFLite's converter has no 16-bit activations for this layer; use activation_bits=8, "
+    "or take it out of the model (give logits instead of a closing softmax)"
+)
+
+
+def _why_not(part: Part) -> str:
     cls = part.origin.cls
-    if lacks_wide:
-        return (
-            "TFLite's converter has no 16-bit activations for this layer; use activation_bits=8, "
-            "or take it out of the model (give logits instead of a closing softmax)"
-        )
     if cls is keras.layers.Lambda or cls.__name__.endswith("OpLambda"):
         return "a raw operator or Lambda, of which nothing is known; write it as a Keras layer"
     if not cls.__module__.startswith(("tf_keras.", "keras.", "qat_round.")):
