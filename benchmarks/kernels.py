@@ -19,10 +19,12 @@ from typing import Any
 
 from timing import copy_seconds, forget_peak, in_new_process, interleaved, peak_bytes, save
 
+TITLE = "Kernels: one fake quantization, forward and backward"
 CHANNELS = 64
 METHODS: dict[str, dict[str, Any]] = {  # row -> what qr.get takes
     "sigmoid": {"rounder": "sigmoid", "slope": 10.0},
     "ramp": {"rounder": "ramp"},
+    "tanh": {"rounder": "tanh"},
     "expected": {"rounder": "expected"},
     "ste": {"rounder": "ste"},
     "sine": {"rounder": "sine"},
@@ -42,7 +44,8 @@ def main() -> None:
         for layout in arguments.layouts:
             for size in arguments.sizes:
                 rows += measure(int(float(size)), layout, dtype, arguments)
-    print(save(arguments.name, "Kernels: one fake quantization, forward and backward", rows))
+                text = save(arguments.name, TITLE, rows)
+    print(text)
 
 
 def measure(size: int, layout: str, dtype: str, arguments: Any) -> list[dict[str, Any]]:

@@ -32,8 +32,8 @@ def main() -> None:
     for net in arguments.nets:
         for batch in arguments.batches:
             rows += measure(net, batch, _configs(arguments), arguments)
-            print(rows[-1], flush=True)
-    print(save(arguments.name, "Training steps", rows))
+            text = save(arguments.name, "Training steps", rows)
+    print(text)
 
 
 def measure(net: str, batch: int, configs: list[str], arguments: Any) -> list[dict[str, Any]]:
@@ -80,9 +80,10 @@ def _model(net: str, config: str) -> Any:
         return tfmot.quantization.keras.quantize_model(model)
     import qat_round as qr
 
-    name, forward = config.split(", ")
+    name, forward, *learned = config.split(", ")
     rounder = qr.get(name, forward=forward, **SETTINGS.get(name, {}))
-    return qr.quantize_model(model, rounder=rounder)
+    q = qr.quantize_model(model, rounder=rounder, **(LEARNED if learned else {}))
+    return qr.calibrate(q, images(32)[0]) if learned else q
 
 
 def _first_step_and_peak(net: str, batch: str, config: str) -> dict[str, float]:

@@ -110,6 +110,7 @@ def machine() -> dict[str, Any]:
         "numpy": np.__version__,
         "load_average": [round(load, 2) for load in os.getloadavg()],
         "date": time.strftime("%Y-%m-%d %H:%M"),
+        "commit": _commit(),
         "flags": os.environ.get("XLA_FLAGS", ""),
     }
 
@@ -172,6 +173,12 @@ def _processor() -> str:
     except OSError:
         return platform.processor()
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
+
+
+def _commit() -> str:
+    """The commit that ran, with a `+` where the tree holds more than it."""
+    git = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--exclude=*", "--dirty=+"]
+    return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _gpu() -> str:
