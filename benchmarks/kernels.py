@@ -51,9 +51,10 @@ def main() -> None:
 def measure(size: int, layout: str, dtype: str, arguments: Any) -> list[dict[str, Any]]:
     """One row for each method, at one size, layout and dtype."""
     chosen = _chosen(arguments.rounders, arguments.forwards)
-    steps = {name: step(fake, size, layout, dtype) for name, fake in chosen.items()}
+    given = tensors(size, layout, dtype)
+    steps = {name: step(fake, *given) for name, fake in chosen.items()}
     times = interleaved(steps, arguments.rounds)
-    del steps
+    del steps, given
     width = {"float32": 4, "float64": 8}.get(dtype, 2)
     limit = copy_seconds(5 * width * size // 2)
     native = times["native"].median
@@ -68,14 +69,19 @@ def measure(size: int, layout: str, dtype: str, arguments: Any) -> list[dict[str
     return rows
 
 
-def step(fake: Callable[..., Any], size: int, layout: str, dtype: str) -> Callable[[], Any]:
-    """One compiled training step's part: y and dL/dx, from x and dL/dy."""
+def tensors(size: int, layout: str, dtype: str) -> tuple[Any, ...]:
+    """x, dL/dy and the ends of the range."""
     import tensorflow as tf
 
     shape = [size] if layout == "tensor" else [size // CHANNELS, CHANNELS]
     ends = [] if layout == "tensor" else [CHANNELS]
     x, dy = (tf.cast(tf.random.normal(shape), dtype) for _ in range(2))
-    lo, hi = tf.fill(ends, -3.0), tf.fill(ends, 3.0)
+    return x, dy, tf.fill(ends, -3.0), tf.fill(ends, 3.0)
+
+
+def step(fake: Callable[..., Any], x: Any, dy: Any, lo: Any, hi: Any) -> Callable[[], Any]:
+    """One compiled training step's part: y and dL/dx, from x and dL/dy."""
+    import tensorflow as tf
 
     @tf.function
     def forward_and_backward(x: Any, dy: Any, lo: Any, hi: Any) -> Any:
@@ -135,8 +141,10 @@ def _chosen(rounders: list[str], forwards: list[str]) -> dict[str, Callable[...,
 def _peak_of_one(name: str, size: str, layout: str, dtype: str) -> dict[str, Any]:
     """Peak memory of one method above what is resident before its first step; x, dy not counted."""
     method = _chosen([name.split(", ")[0]] if ", " in name else [], ["soft", "hard"])[name]
-    run = step(method, int(size), layout, dtype)
-    step(method, CHANNELS * 1024, layout, dtype)()  # so that the compilers' memory is not counted
+    run = step(method, *tensors(int(size), layout, dtype))
+    step(
+        method, *tensors(CHANNELS * 1024, layout, dtype)
+    )()  # so that the compilers' memory is not counted
     forget_peak()
     before = peak_bytes()
     for _ in range(3):

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from kernels import METHODS, native, ours, step
+from kernels import METHODS, native, ours, step, tensors
 from nets import chain
 from timing import growth, in_new_process, interleaved, save
 
@@ -88,8 +88,8 @@ def _values(size: int) -> dict[str, float]:
     import qat_round as qr
 
     soft = functools.partial(ours, rounder=qr.get(**METHODS["sine"]))
-    steps = {"native": step(native, size, "tensor", "float32")}
-    steps["sine, soft"] = step(soft, size, "tensor", "float32")
+    given = tensors(size, "tensor", "float32")
+    steps = {"native": step(native, *given), "sine, soft": step(soft, *given)}
     return {name: spent.median for name, spent in interleaved(steps, 7).items()}
 
 

@@ -1,4 +1,4 @@
-"""A whole training step: the float net, stock TFMOT, and ours by rounder.
+"""A whole training step: the float net, stock TFMOT, and ours by rounder and range.
 
     python benchmarks/steps.py                                    the whole table (hours)
     python benchmarks/steps.py --nets small --batches 8 --rounders ste sine
@@ -20,6 +20,7 @@ from timing import in_new_process, interleaved, peak_bytes, save
 
 ROUNDERS = ["ste", "sigmoid", "ramp", "fourier", "sine", "expected", "stochastic"]
 SETTINGS: dict[str, dict[str, Any]] = {"sigmoid": {"slope": 10.0}}
+LEARNED = ["ste, hard, learned", "sigmoid, soft, learned"]
 STEPS_TO_PEAK = 3
 
 
@@ -82,8 +83,12 @@ def _model(net: str, config: str) -> Any:
 
     name, forward, *learned = config.split(", ")
     rounder = qr.get(name, forward=forward, **SETTINGS.get(name, {}))
-    q = qr.quantize_model(model, rounder=rounder, **(LEARNED if learned else {}))
-    return qr.calibrate(q, images(32)[0]) if learned else q
+    if not learned:
+        return qr.quantize_model(model, rounder=rounder)
+    tensor = qr.TensorSpec(rounder=rounder, range="learned")
+    q = qr.quantize_model(model, weights=tensor, activations=tensor)
+    qr.calibrate(q, images(32)[0])
+    return q
 
 
 def _first_step_and_peak(net: str, batch: str, config: str) -> dict[str, float]:
@@ -97,8 +102,11 @@ def _first_step_and_peak(net: str, batch: str, config: str) -> dict[str, float]:
 
 
 def _configs(arguments: argparse.Namespace) -> list[str]:
-    ours = [f"{name}, {forward}" for name in arguments.rounders for forward in arguments.forwards]
-    return ["float", "stock", *(c for c in ours if c != "ste, soft")]
+    forwards = arguments.forwards
+    ours = []
+    for name in arguments.rounders:  # `ste` is hard by nature
+        ours += [f"{name}, {forward}" for forward in (["hard"] if name == "ste" else forwards)]
+    return ["float", "stock", *ours, *(LEARNED if arguments.learned else [])]
 
 
 def _arguments() -> argparse.Namespace:
@@ -107,6 +115,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batches", nargs="+", type=int, default=[8, 32])
     parser.add_argument("--rounders", nargs="+", default=ROUNDERS)
     parser.add_argument("--forwards", nargs="+", default=["soft", "hard"])
+    parser.add_argument("--learned", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--jit", action="store_true", help="compile(jit_compile=True)")
     parser.add_argument("--steady-only", action="store_true", help="no process for each config")

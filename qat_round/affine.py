@@ -132,7 +132,7 @@ def fake_quant(
     With v = (clip(x, nudged_lo, nudged_hi) - nudged_lo) / step:
         y     = R(v) step + nudged_lo
         dy/dx = R'(v) where nudged_lo <= x <= nudged_hi, else 0
-    A hard forward value comes from TensorFlow's op itself, bit for bit.
+    A hard forward value is that of TensorFlow's op, bit for bit.
 
     Args:
         x: float tensor of any shape; computed in float32.
@@ -262,7 +262,7 @@ def _learned_grid(x: tf.Tensor, grid: Grid, rounder: Rounder, state: dict[str, A
 def _value(x: tf.Tensor, grid: Grid, rounder: Rounder, run: Callable[..., Any]) -> tf.Tensor:
     """What a function with a gradient of its own gives; a tape has to keep nothing of it."""
     with unrecorded():
-        return _native(x, grid) if rounder.is_hard else run(fused.soft_value, x)
+        return _hard(x, grid) if rounder.is_hard else run(fused.soft_value, x)
 
 
 def _with_trained_knobs(train: Any) -> Any:
@@ -312,6 +312,16 @@ def _one_pass(
 ) -> Any:
     cells = fused.Cells(grid.nudged_lo, grid.nudged_hi, grid.step, 1.0 / grid.step)
     return fused.in_one_pass(formula, rounder, state, cells, grid.axis, *tensors)
+
+
+def _hard(x: tf.Tensor, grid: Grid) -> tf.Tensor:
+    """`_native`; in one pass over all channels where that pays."""
+    if grid.axis is None or not fused.pays(x, {}):
+        return _native(x, grid)
+    width = tf.where(grid.hi == grid.lo, 1.0, grid.hi - grid.lo)
+    per_step = tf.where(grid.hi == grid.lo, 1.0, quotient(grid.qmax - grid.qmin, width))
+    cells = fused.Cells(grid.nudged_lo, grid.nudged_hi, grid.step, per_step)
+    return fused.in_one_pass(fused.hard_value, get("ste"), {}, cells, grid.axis, x)
 
 
 def _native(x: tf.Tensor, grid: Grid) -> tf.Tensor:

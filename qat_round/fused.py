@@ -41,6 +41,20 @@ def soft_value(rounder: Rounder, cells: Cells, x: tf.Tensor) -> tf.Tensor:
     return tf.cast(rounder.soft(v) * cells.step + cells.lo, x.dtype)
 
 
+def hard_value(rounder: Rounder, cells: Cells, x: tf.Tensor) -> tf.Tensor:
+    """The value of TensorFlow's fake-quant op per channel, bit for bit, for any Rounder.
+
+    y = floor((clip(x, lo, hi) - lo) per_step - zero + 1/2) step,   zero = floor(1/2 - lo per_step)
+
+    Its own kernel goes through memory once for each channel. The minimum changes no value; it keeps
+    a compiler from making one operation, rounded once, of the product and the difference.
+    """
+    zero = tf.floor(0.5 - cells.lo * cells.per_step)
+    v = _in_steps(cells, tf.cast(x, tf.float32))
+    level = tf.floor(tf.minimum(v, v.dtype.max) - zero + 0.5)
+    return tf.cast(level * cells.step, x.dtype)
+
+
 def pull_back(rounder: Rounder, cells: Cells, x: tf.Tensor, dy: tf.Tensor) -> tf.Tensor:
     """dL/dx = R'(v) dL/dy where lo <= x <= hi, else 0."""
     exact = tf.cast(x, tf.float32)
@@ -88,7 +102,7 @@ def in_one_pass(
     """
     flat = tuple(_flatten(tensor, axis) for tensor in tensors)
     rank, dtype = flat[0].shape.rank, flat[0].dtype
-    if _pays(tensors[0], state):
+    if pays(tensors[0], state):
         run = _compiled(formula, _structure(rounder), tuple(state), rank, dtype, len(flat))
         results = run(flat, cells, tuple(state.values()))
     else:
@@ -125,8 +139,8 @@ def _sum_by_cells(cells: Cells, values: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(values, axis=over)
 
 
-def _pays(x: tf.Tensor, state: dict[str, tf.Tensor]) -> bool:
-    """Whether one batch size is all that varies and the tensor is large."""
+def pays(x: tf.Tensor, state: dict[str, tf.Tensor]) -> bool:
+    """Whether compiling does: one batch size is all that varies and the tensor is large."""
     if x.shape.rank is None or x.shape.as_list().count(None) > 1:
         return False
     if any(tensor.shape.rank != (name == "key") for name, tensor in state.items()):

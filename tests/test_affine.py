@@ -122,6 +122,21 @@ def test_a_hard_forward_is_the_native_op_per_channel(bits, narrow):
         assert (y != right).sum() == 0, name
 
 
+@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize("bits", [2, 4, 8, 16])
+def test_a_large_hard_forward_per_channel_is_the_native_op_at_ties_too(bits, axis):
+    lo, hi = random_ranges(50, seed=bits)
+    hi[0], lo[0] = 0.0, 0.0
+    grid = qr.grid_from_range(lo, hi, bits, axis=axis)
+    halves = np.random.default_rng(bits).integers(-2, 2 * 2**bits, (1_000, 50)) / 2.0
+    x = tf.constant(halves * grid.step.numpy() + grid.nudged_lo.numpy(), tf.float32)
+    right = native_per_channel(x, lo, hi, num_bits=bits).numpy()
+    x = tf.experimental.numpy.moveaxis(tf.reshape(x, [10, 100, 50]), -1, axis)
+    right = np.moveaxis(right.reshape(10, 100, 50), -1, axis)
+    for run in (qr.fake_quant, tf.function(qr.fake_quant)):
+        assert (run(x, grid, "ste").numpy() == right).all()
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_inference_is_the_native_op(name):
     x = tf.random.stateless_normal([1_000], [1, 2])

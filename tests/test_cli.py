@@ -58,6 +58,11 @@ def as_json(capsys, *argv: str, status: int = 0) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
+def in_new_process(script: str) -> None:
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-500:]
+
+
 # What it does
 
 
@@ -68,8 +73,7 @@ def test_help_and_wrong_use_need_no_tensorflow():
         "assert main(['--help']) == 0 and main(['run', '--help']) == 0 and main(['frob']) == 2;"
         "assert 'tensorflow' not in sys.modules and 'numpy' not in sys.modules"
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    in_new_process(script)
 
 
 @pytest.mark.slow
@@ -79,8 +83,7 @@ def test_the_command_line_sees_the_same_names_as_an_import():
         "assert callable(qr.calibrate) and callable(qr.coverage) and callable(qr.adopt);"
         "assert set(qr.__all__) <= set(dir(qr)); assert qr.names()[0] == 'sigmoid'"
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    in_new_process(script)
 
 
 def test_functions_that_hide_their_modules_are_known():
@@ -501,8 +504,7 @@ def test_no_module_of_an_extra_is_imported_with_the_package():
         "extras = {'jinja2', 'tflite_micro', 'ethosu', 'tf2onnx', 'onnxruntime'};"
         "assert not extras & set(sys.modules), extras & set(sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-500:]
+    in_new_process(script)
 
 
 # Progress
