@@ -2,6 +2,7 @@
 
     python benchmarks/steps.py                                    the whole table (hours)
     python benchmarks/steps.py --nets small --batches 8 --rounders ste sine
+    python benchmarks/steps.py --parts --steady-only --name profile     what the time goes to
 
 Steady steps are interleaved in one process. The first step (tracing and compiling) and the peak of
 resident memory are each taken in a process of their own.
@@ -21,6 +22,7 @@ from timing import in_new_process, interleaved, peak_bytes, save
 ROUNDERS = ["ste", "sigmoid", "ramp", "fourier", "sine", "expected", "stochastic"]
 SETTINGS: dict[str, dict[str, Any]] = {"sigmoid": {"slope": 10.0}}
 LEARNED = ["ste, hard, learned", "sigmoid, soft, learned"]
+PARTS = {"weights only": {"activations": None}, "activations only": {"weights": None}}
 STEPS_TO_PEAK = 3
 
 
@@ -81,14 +83,14 @@ def _model(net: str, config: str) -> Any:
         return tfmot.quantization.keras.quantize_model(model)
     import qat_round as qr
 
-    name, forward, *learned = config.split(", ")
+    name, forward, *what = config.split(", ")
     rounder = qr.get(name, forward=forward, **SETTINGS.get(name, {}))
-    if not learned:
-        return qr.quantize_model(model, rounder=rounder)
-    tensor = qr.TensorSpec(rounder=rounder, range="learned")
-    q = qr.quantize_model(model, weights=tensor, activations=tensor)
-    qr.calibrate(q, images(32)[0])
-    return q
+    if what == ["learned"]:
+        tensor = qr.TensorSpec(rounder=rounder, range="learned")
+        q = qr.quantize_model(model, weights=tensor, activations=tensor)
+        qr.calibrate(q, images(32)[0])
+        return q
+    return qr.quantize_model(model, rounder=rounder, **(PARTS[what[0]] if what else {}))
 
 
 def _first_step_and_peak(net: str, batch: str, config: str) -> dict[str, float]:
@@ -106,6 +108,8 @@ def _configs(arguments: argparse.Namespace) -> list[str]:
     ours = []
     for name in arguments.rounders:  # `ste` is hard by nature
         ours += [f"{name}, {forward}" for forward in (["hard"] if name == "ste" else forwards)]
+    if arguments.parts:
+        return ["float", "stock", *(f"{c}, {part}" for c in ours for part in PARTS), *ours]
     return ["float", "stock", *ours, *(LEARNED if arguments.learned else [])]
 
 
@@ -116,6 +120,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounders", nargs="+", default=ROUNDERS)
     parser.add_argument("--forwards", nargs="+", default=["soft", "hard"])
     parser.add_argument("--learned", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--parts", action="store_true", help="weights and activations alone, too")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--jit", action="store_true", help="compile(jit_compile=True)")
     parser.add_argument("--steady-only", action="store_true", help="no process for each config")
