@@ -316,7 +316,7 @@ def _one_pass(
 
 def _hard(x: tf.Tensor, grid: Grid) -> tf.Tensor:
     """`_native`; in one pass over all channels where that pays."""
-    if grid.axis is None or not fused.pays(x, {}):
+    if grid.axis is None or not fused.pays(x):
         return _native(x, grid)
     width = tf.where(grid.hi == grid.lo, 1.0, grid.hi - grid.lo)
     per_step = tf.where(grid.hi == grid.lo, 1.0, quotient(grid.qmax - grid.qmin, width))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ._compat import keras, tf
-from .model_data import batches
+from .model_data import batches, for_any_batch_size
 from .tensors import require_quantized
 
 
@@ -79,7 +79,7 @@ def _moments(prefix: Any, data: list[Any], axis: Any) -> tuple[Any, Any]:
     kept = {a % prefix.output.shape.rank for a in ([axis] if isinstance(axis, int) else axis)}
     over = [a for a in range(prefix.output.shape.rank) if a not in kept]
 
-    @tf.function(reduce_retracing=True)
+    @for_any_batch_size(prefix)
     def moments(batch: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         x = tf.cast(prefix(batch[0] if len(batch) == 1 else batch, training=False), tf.float64)
         mean, variance = tf.nn.moments(x, over)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ._compat import keras, tf
-from .model_data import batches, is_arrays
+from .model_data import batches, for_any_batch_size, is_arrays
 from .observing import observing
 from .quantizers import LEARNING, RoundingQuantizer
 from .range_search import (
@@ -218,7 +218,7 @@ def _observed(
     own = {t.weights["min_var"].ref() for t in quantized_tensors(model) if t.variable is not None}
     paths = {t.weights["min_var"].ref(): t.path for t in quantized_tensors(model)}
 
-    @tf.function(reduce_retracing=True)
+    @for_any_batch_size(model)
     def looked(batch: Any) -> list[tf.Tensor]:
         found: list[tuple[Any, tf.Tensor]] = []
 

@@ -10,6 +10,7 @@ import numpy as np
 from ._compat import current_layer, keras, tf
 from .compare_operators import is_activation
 from .layer_quantizers import NONE
+from .model_data import for_any_batch_size
 from .observing import observing
 from .quantizers import RoundingQuantizer
 from .tensors import QuantizedTensor, quantized_tensors
@@ -75,7 +76,7 @@ def _compiled(model: Any, observed: list[Any], stock: list[Any]) -> Callable[[An
     }
     extended = keras.Model(model.inputs, [*model.outputs, *stock]) if stock else model
 
-    @tf.function(reduce_retracing=True)
+    @for_any_batch_size(model)
     def run(batch: list[tf.Tensor]) -> list[tf.Tensor]:
         seen: list[tf.Tensor] = []
         observed.clear()

@@ -14,11 +14,13 @@ once, by the very arithmetic of the kernel (XNNPACK's, which TFLite runs by defa
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 from ._compat import tf
 from .affine import Grid, quotient
 from .fixed_point import half_away, in_15_bits, scaled
+from .one_call import one_call
 
 _INTS, _PENDING, _FUSED = "_qat_round_ints", "_qat_round_pending", "_qat_round_fused"
 
@@ -58,39 +60,40 @@ class Sums(NamedTuple):
 
     def real(self) -> tf.Tensor:
         """The sums in real units, with the bias on its grid."""
-        step = product(self.step_in, self.step_w)
-        return tf.cast(self._with_bias(step), tf.float32) * step
+        bias, unit = self._bias_and_unit(1.0)
+        return tf.cast(self._with(bias), tf.float32) * unit
 
     def levels(self, step: tf.Tensor) -> tf.Tensor:
         """The sums as whole numbers of a step."""
-        unit = product(self.step_in, self.step_w)
-        acc = self._with_bias(unit)
+        bias, ratio = self._bias_and_unit(step)
+        acc = self._with(bias)
         if acc.dtype == tf.float64:
             factor = self._factor(step) if self.is_dense else in_15_bits(self._factor(step))
             return tf.cast(tf.floor(acc * factor + 0.5), tf.float32)
         if self.ties:
             return scaled(acc, self._factor(step), self.ties)
-        return tf.round(acc * (unit / step))
+        return tf.round(acc * ratio)
 
     def _factor(self, step: tf.Tensor) -> tf.Tensor:
         step_in, step_w, out = (tf.cast(s, tf.float64) for s in (self.step_in, self.step_w, step))
         return step_in * step_w / out
 
-    def _with_bias(self, step: tf.Tensor) -> tf.Tensor:
-        return (
-            self.acc if self.bias is None else self.acc + tf.cast(self._bias(step), self.acc.dtype)
-        )
+    def _bias_and_unit(self, step: Any) -> tuple[Any, tf.Tensor]:
+        bias = () if self.bias is None else (self.bias,)
+        ratio, *whole = one_call(_ratio_and_bias, self.step_in, self.step_w, step, *bias)
+        return (whole[0] if whole else None), ratio
 
-    def _bias(self, step: tf.Tensor) -> tf.Tensor:
-        return tf.round(tf.math.divide_no_nan(tf.convert_to_tensor(self.bias), step))
+    def _with(self, bias: Any) -> tf.Tensor:
+        return self.acc if bias is None else self.acc + tf.cast(bias, self.acc.dtype)
 
     def normed(self, factor: tf.Tensor, mean: tf.Tensor, beta: tf.Tensor) -> Sums:
         """Behind a batch norm: factor (x - mean) + beta, the factor being part of the weights."""
-        bias = beta - mean * factor
-        bias = bias if self.bias is None else bias + self.bias * factor
-        step = product(self.step_w, tf.abs(factor))
-        acc = self.acc * tf.cast(tf.sign(factor), self.acc.dtype)
-        return self._replace(acc=acc, step_w=step, bias=bias)
+        bias = () if self.bias is None else (self.bias,)
+        step, bias, size, sign = one_call(_normed, self.step_w, factor, mean, beta, *bias)
+        if not self.ties and self.acc.dtype == tf.float32:  # the sign may as well be the step's
+            return self._replace(step_w=step, bias=bias)
+        acc = self.acc * tf.cast(sign, self.acc.dtype)
+        return self._replace(acc=acc, step_w=size, bias=bias)
 
 
 class Pair(NamedTuple):
@@ -101,12 +104,10 @@ class Pair(NamedTuple):
 
     def levels(self, step: tf.Tensor) -> tf.Tensor:
         """The sum as whole numbers of a step."""
-        ratios = [tf.abs(side.step / step) for side in self]
-        exponent = tf.floor(tf.math.log(tf.maximum(*ratios)) / tf.math.log(2.0) + 1e-6)
-        unit = tf.cast(2.0 ** (20.0 - exponent), tf.float64)
+        *factors, unit = one_call(_factors_of_sum, self.a.step, self.b.step, step)
         total = sum(
-            tf.cast(side.values, tf.float64) * tf.round(tf.cast(ratio, tf.float64) * unit)
-            for side, ratio in zip(self, ratios, strict=True)
+            tf.cast(side.values, tf.float64) * factor
+            for side, factor in zip(self, factors, strict=True)
         )
         return tf.cast(tf.floor(total / unit + 0.5), tf.float32)
 
@@ -179,8 +180,11 @@ class Clipped(NamedTuple):
 
     def levels(self, step: tf.Tensor) -> tf.Tensor:
         """The clipped sums as whole numbers of a step."""
-        levels = tf.maximum(self.of.levels(step), 0.0)
-        return levels if self.high is None else tf.minimum(levels, tf.round(self.high / step))
+        return _held(self.of.levels(step), *self.ends(step))
+
+    def ends(self, step: tf.Tensor) -> tuple[Any, Any]:
+        """The least and the greatest level."""
+        return 0.0, (math.inf if self.high is None else tf.round(self.high / step))
 
 
 Pending = Given | Mean | Sums | Pair | Moved | Leaky | Clipped
@@ -239,7 +243,42 @@ def noted_fused(tensor: Any) -> Sums | None:
 
 def rounded(pending: Pending, grid: Grid) -> tf.Tensor:
     """Sums on a grid, as the kernel rounds them, with a note of their whole numbers."""
-    lowest, highest = grid.qmin - grid.zero_point, grid.qmax - grid.zero_point
-    highest = tf.where(grid.hi > grid.lo, highest, lowest)  # the range (0, 0) holds 0 alone
-    levels = tf.clip_by_value(pending.levels(grid.step), lowest, highest)
+    settings = {"qmin": grid.qmin, "qmax": grid.qmax}
+    ends = one_call(_ends, grid.zero_point, grid.lo, grid.hi, **settings)
+    if isinstance(pending, Clipped):  # of two clips in a row one is enough
+        ends = [tf.clip_by_value(end, *ends) for end in pending.ends(grid.step)]
+        pending = pending.of
+    levels = _held(pending.levels(grid.step), *ends)
     return note_ints(levels * grid.step, Ints(levels, grid.step, grid.bits))
+
+
+def _held(levels: tf.Tensor, lowest: Any, highest: Any) -> tf.Tensor:
+    """Levels held between two, in one pass over memory."""
+    return tf.raw_ops.ClipByValue(t=levels, clip_value_min=lowest, clip_value_max=highest)
+
+
+def _ends(zero_point: Any, lo: Any, hi: Any, qmin: int, qmax: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """The lowest and the highest level of a grid, counted from its zero."""
+    lowest = qmin - zero_point
+    return lowest, tf.where(hi > lo, qmax - zero_point, lowest)  # the range (0, 0) holds 0 alone
+
+
+def _ratio_and_bias(step_in: Any, step_w: Any, step: Any, bias: Any = None) -> tuple[Any, ...]:
+    unit = product(step_in, step_w)
+    ratio = unit / step
+    return (ratio,) if bias is None else (ratio, tf.round(tf.math.divide_no_nan(bias, unit)))
+
+
+def _normed(step_w: Any, factor: Any, mean: Any, beta: Any, bias: Any = None) -> tuple[Any, ...]:
+    """A batch norm's own step and bias; the step without its sign, and the sign."""
+    added = beta - mean * factor
+    added = added if bias is None else added + bias * factor
+    return product(step_w, factor), added, product(step_w, tf.abs(factor)), tf.sign(factor)
+
+
+def _factors_of_sum(a: tf.Tensor, b: tf.Tensor, step: tf.Tensor) -> tuple[Any, ...]:
+    """The whole numbers that two tensors are multiplied by, and what their sum is divided by."""
+    ratios = [tf.abs(of / step) for of in (a, b)]
+    exponent = tf.floor(tf.math.log(tf.maximum(*ratios)) / tf.math.log(2.0) + 1e-6)
+    unit = tf.cast(2.0 ** (20.0 - exponent), tf.float64)
+    return (*(tf.round(tf.cast(ratio, tf.float64) * unit) for ratio in ratios), unit)

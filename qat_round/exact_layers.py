@@ -53,6 +53,7 @@ _INT4_TIES |= dict.fromkeys((_L.DepthwiseConv1D, _L.DepthwiseConv2D), "away")
 """Which kernels round twice, and how (see `fixed_point`): XNNPACK does not have them."""
 
 
+@tf.autograph.experimental.do_not_convert  # it calls Keras's own layers alone
 def compute(wrapper: Any, inputs: Any) -> Any:
     """The layer's outputs, computed in whole numbers and noted as such; None where it cannot be.
 

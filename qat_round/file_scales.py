@@ -104,7 +104,7 @@ def _folded(wrapper: Any, steps: Any) -> Weights:
     if norm is not None and sums.step_w.shape.rank:
         sums = sums.normed(*norm_constants(norm))
     bias = None if sums.bias is None else tf.convert_to_tensor(sums.bias)
-    return Weights(np.atleast_1d(sums.step_w.numpy()), bias)
+    return Weights(np.abs(np.atleast_1d(sums.step_w.numpy())), bias)
 
 
 def _norm_behind(wrapper: Any) -> Any:

@@ -3,7 +3,7 @@
 TensorFlow runs operation after operation, each a pass through memory; XLA makes one loop of them.
 So a large tensor goes through a compiled function, cached for each formula, Rounder and layout;
 knobs are its arguments, so that annealing compiles nothing anew. A small tensor would not repay
-the compiling, which XLA does for each shape, and runs the same formulas as plain operations.
+the compiling, which XLA does for each shape; its formulas are a function of plain operations.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ._compat import tf
+from .one_call import APART, one_call
 from .rounding import Rounder
 
 WORTH_COMPILING = 32_768  # values; `math.inf` compiles nothing
@@ -102,9 +103,9 @@ def in_one_pass(
     """
     flat = tuple(_flatten(tensor, axis) for tensor in tensors)
     rank, dtype = flat[0].shape.rank, flat[0].dtype
-    if pays(tensors[0], state):
-        run = _compiled(formula, _structure(rounder), tuple(state), rank, dtype, len(flat))
-        results = run(flat, cells, tuple(state.values()))
+    if _is_plain(state):
+        key = (formula, _structure(rounder), tuple(state), rank, dtype, len(flat))
+        results = _one_function(*key, pays(tensors[0]))(flat, cells, tuple(state.values()))
     else:
         results = formula(rounder.bind(**state), _spread(cells, rank), *flat)
     return tf.nest.map_structure(
@@ -119,10 +120,16 @@ def whole_state(rounder: Rounder, state: dict[str, Any]) -> dict[str, tf.Tensor]
     """
     knobs = {knob: state.get(knob, getattr(rounder, knob)) for knob in rounder.knobs}
     whole = {knob: tf.cast(value, tf.float32) for knob, value in knobs.items()}
-    whole |= rounder.bind(**whole).prepared()
+    if type(rounder).prepared is not Rounder.prepared:
+        settings = {"rounder": _structure(rounder), "names": tuple(whole)}
+        whole |= one_call(_prepared, *whole.values(), **settings)
     if rounder.needs_key:
         whole["key"] = state["key"] if "key" in state else rounder.draw_key()
     return whole
+
+
+def _prepared(*knobs: tf.Tensor, rounder: Rounder, names: tuple[str, ...]) -> dict[str, tf.Tensor]:
+    return rounder.bind(**dict(zip(names, knobs, strict=True))).prepared()
 
 
 def _in_steps(cells: Cells, x: tf.Tensor) -> tf.Tensor:
@@ -139,11 +146,14 @@ def _sum_by_cells(cells: Cells, values: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(values, axis=over)
 
 
-def pays(x: tf.Tensor, state: dict[str, tf.Tensor]) -> bool:
+def _is_plain(state: dict[str, tf.Tensor]) -> bool:
+    """Whether it is one number for each knob, and a key of two."""
+    return all(tensor.shape.rank == (name == "key") for name, tensor in state.items())
+
+
+def pays(x: tf.Tensor) -> bool:
     """Whether compiling does: one batch size is all that varies and the tensor is large."""
     if x.shape.rank is None or x.shape.as_list().count(None) > 1:
-        return False
-    if any(tensor.shape.rank != (name == "key") for name, tensor in state.items()):
         return False
     return math.prod(_LIKELY_BATCH if n is None else n for n in x.shape) >= WORTH_COMPILING
 
@@ -154,23 +164,25 @@ def _structure(rounder: Rounder) -> Rounder:
 
 
 @functools.cache
-def _compiled(
+def _one_function(
     formula: Callable[..., Any],
     rounder: Rounder,
     names: tuple[str, ...],
     rank: int,
     dtype: tf.DType,
     count: int,
+    compiled: bool,
 ) -> Any:
-    """The compiled function for `count` tensors of any size in a layout of the given rank."""
+    """The function for `count` tensors of any size in a layout of the given rank."""
     tensor = tf.TensorSpec([None] * rank, dtype)
     cell = tf.TensorSpec([None] * min(rank - 1, 1), tf.float32)
     knob, key = tf.TensorSpec([], tf.float32), tf.TensorSpec([2], tf.int64)
     state = tuple(key if name == "key" else knob for name in names)
 
     @tf.function(
-        jit_compile=True,
+        jit_compile=compiled or None,
         autograph=False,
+        experimental_attributes=None if compiled else APART,
         input_signature=[(tensor,) * count, Cells(cell, cell, cell, cell), state],
     )
     def run(tensors: Any, cells: Cells, values: Any) -> Any:

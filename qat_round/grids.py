@@ -9,6 +9,7 @@ from .affine import Grid, fake_quant, native_fake_quant
 from .fixed_point import half_away
 from .notes import GridNote, SumNote, note_grid
 from .observing import is_bypassed, quantize
+from .one_call import one_call
 from .quantizers import RoundingQuantizer
 
 _TIE = 1e-4  # averages are multiples of 1/n apart; floats of them are this near, in steps
@@ -123,7 +124,11 @@ def _slip(bias: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
 
 def norm_constants(layer: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Factor, mean and beta of a batch norm in inference."""
-    factor = tf.math.rsqrt(layer.moving_variance + layer.epsilon)
-    factor = factor * layer.gamma if layer.scale else factor
+    gamma = (layer.gamma,) if layer.scale else ()
+    factor = one_call(_factor, layer.moving_variance, *gamma, epsilon=float(layer.epsilon))
     mean = tf.convert_to_tensor(layer.moving_mean)
     return factor, mean, tf.convert_to_tensor(layer.beta) if layer.center else tf.zeros_like(mean)
+
+
+def _factor(variance: tf.Tensor, gamma: tf.Tensor | float = 1.0, *, epsilon: float) -> tf.Tensor:
+    return tf.math.rsqrt(variance + epsilon) * gamma

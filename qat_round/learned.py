@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from ._compat import keras, tf
 from .affine import Grid, fake_quant, fake_quant_learned
+from .one_call import one_call
 from .ranges import Range, named
 from .rounding import Rounder
 from .rounding.base import real, require
@@ -118,13 +119,9 @@ class Learned(_Growing):
             weights["offset"].assign(tf.zeros_like(weights["offset"]))
 
     def ends(self, weights: dict[str, Any], levels: int) -> tuple[tf.Tensor, tf.Tensor]:
-        growth = _held(self._sped_up(weights["growth"], 1.0))
-        lo, hi = weights["min_var"] * growth, weights["max_var"] * growth
-        if not self.zero_point:
-            return lo, hi
-        step = tf.stop_gradient(hi - lo) / levels
-        offset = self._sped_up(weights["offset"], 0.0) * tf.cast(lo < 0.0, lo.dtype) * step
-        return tf.minimum(lo + offset, 0.0), tf.maximum(hi + offset, 0.0)
+        trained = [weights["growth"], *([weights["offset"]] if self.zero_point else [])]
+        ends = weights["min_var"], weights["max_var"]
+        return one_call(_grown, *ends, *trained, rate=self.rate, levels=levels)
 
     def train(self, batch: Batch) -> tf.Tensor:
         """The batch on its grid, with gradients for the ends."""
@@ -132,9 +129,6 @@ class Learned(_Growing):
         if self.zero_point:  # the lower end is nudged to a whole zero point: straight through
             grid = grid._replace(nudged_lo=lo + tf.stop_gradient(grid.nudged_lo - lo))
         return fake_quant_learned(batch.x, grid, batch.rounder, **batch.state)
-
-    def _sped_up(self, value: Any, start: float) -> tf.Tensor:
-        return start + self.rate * (value - start)
 
 
 @named("pact")
@@ -203,6 +197,24 @@ def is_at_its_limit(weights: dict[str, Any]) -> bool:
     return bool((growth <= LEAST_GROWTH).any() or (growth >= MOST_GROWTH).any())
 
 
+def _grown(
+    lo: tf.Tensor,
+    hi: tf.Tensor,
+    growth: tf.Tensor,
+    offset: tf.Tensor | None = None,
+    *,
+    rate: float,
+    levels: int,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    growth = _held(1.0 + rate * (growth - 1.0))
+    lo, hi = lo * growth, hi * growth
+    if offset is None:
+        return lo, hi
+    step = tf.stop_gradient(hi - lo) / levels
+    moved = rate * offset * tf.cast(lo < 0.0, lo.dtype) * step
+    return tf.minimum(lo + moved, 0.0), tf.maximum(hi + moved, 0.0)
+
+
 def _held(growth: tf.Tensor) -> tf.Tensor:
     """The growth within its limits; the gradient passes, so that it can come back.
 
@@ -215,14 +227,19 @@ def _held(growth: tf.Tensor) -> tf.Tensor:
 def _scaled_gradients(batch: Batch) -> Grid:
     """The grid, with LSQ's factor 1/sqrt(n qmax) (and 1/s0^2) on the gradients of what made it."""
     grid = batch.grid_over(*batch.ends)
-    grids = tf.cast(tf.size(grid.step), tf.float32)
-    count = tf.cast(tf.size(batch.x) * batch.parts, tf.float32) / grids
-    above = tf.maximum(float(grid.qmax) - tf.stop_gradient(grid.zero_point), 1.0)
-    factor = tf.math.rsqrt(tf.maximum(count, 1.0) * above) / tf.square(tf.stop_gradient(grid.step))
-    return grid._replace(
-        step=_with_gradient_times(grid.step, factor),
-        nudged_lo=_with_gradient_times(grid.nudged_lo, factor),
-    )
+    count = tf.cast(tf.size(batch.x) * batch.parts, tf.float32)
+    fields = grid.step, grid.nudged_lo, grid.zero_point, count
+    step, lowest = one_call(_with_scaled_gradients, *fields, qmax=grid.qmax)
+    return grid._replace(step=step, nudged_lo=lowest)
+
+
+def _with_scaled_gradients(
+    step: tf.Tensor, lowest: tf.Tensor, zero_point: tf.Tensor, count: tf.Tensor, qmax: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    count = count / tf.cast(tf.size(step), tf.float32)
+    above = tf.maximum(float(qmax) - tf.stop_gradient(zero_point), 1.0)
+    factor = tf.math.rsqrt(tf.maximum(count, 1.0) * above) / tf.square(tf.stop_gradient(step))
+    return _with_gradient_times(step, factor), _with_gradient_times(lowest, factor)
 
 
 @tf.custom_gradient

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -121,3 +121,32 @@ def _check(model: Any, arrays: list[np.ndarray], verb: str) -> None:
         raise ValueError(f"{verb}: the model has {len(inputs)} inputs, the data {len(arrays)}.")
     for array, name, given in zip(arrays, model.input_names, inputs, strict=True):
         check_fit(array, name, given.shape, verb)
+
+
+def for_any_batch_size(model: Any) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
+    """A `tf.function` of one batch that is traced once, though the last batch mostly is smaller.
+
+    Args:
+        model: that the function calls; with a batch size of its own nothing is to vary.
+    """
+    inputs = model.inputs or ()
+    varies = bool(inputs) and all(t.shape.rank and t.shape[0] is None for t in inputs)
+
+    def decorate(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        traced = tf.function(function, reduce_retracing=True, autograph=False)
+        begun: list[bool] = []
+
+        def run(batch: Any) -> Any:
+            if varies and not begun:
+                begun.append(True)
+                traced.get_concrete_function(tf.nest.map_structure(_any_size, batch))
+            return traced(batch)
+
+        return run
+
+    return decorate
+
+
+def _any_size(array: Any) -> tf.TensorSpec:
+    array = tf.convert_to_tensor(array)
+    return tf.TensorSpec([None, *array.shape[1:]], array.dtype)

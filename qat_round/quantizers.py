@@ -24,6 +24,7 @@ from .affine import (
 from .exact import noted_pending, on_wide_grid, rounded
 from .learned import Batch, Learned, Pact
 from .observing import quantize
+from .one_call import one_call
 from .ranges import FIRST_GUESS, Fixed, Range, get_range, measure, replicas
 from .rounding import Rounder, get
 
@@ -179,9 +180,9 @@ class RoundingQuantizer(Quantizer):
         return Grid(*constants, *grid[_TENSORS:])
 
     def _over(self, lo: Any, hi: Any) -> Grid:
-        if self.off_ties:
-            lo = _off_ties(tf.convert_to_tensor(lo), tf.convert_to_tensor(hi), self.bits)
-        return grid_from_range(lo, hi, self.bits, self.narrow_range, self.grid_axis)
+        bits, narrow = self.bits, self.narrow_range
+        tensors = one_call(_grid_tensors, lo, hi, bits=bits, narrow=narrow, off_ties=self.off_ties)
+        return Grid(*tensors, *(bits, narrow, self.grid_axis))
 
     def measure(self, x: tf.Tensor) -> tf.Tensor:
         """This tensor's own ends, [lo, hi], as this quantizer would set them."""
@@ -235,19 +236,18 @@ class RoundingQuantizer(Quantizer):
         settings = ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if not k.startswith("_"))
         return f"{type(self).__name__}({settings})"
 
-    def _move_range(self, x: tf.Tensor, weights: dict[str, Any]) -> tf.Tensor:
-        old = tf.stack([weights["min_var"], weights["max_var"]])
+    def _move_range(self, x: tf.Tensor, weights: dict[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:
+        old = tuple(tf.convert_to_tensor(weights[end]) for end in ("min_var", "max_var"))
         if not self.range.follows_data:
             return old
-        seen = tf.convert_to_tensor(weights["seen"])
-        measured = self.measure(tf.stop_gradient(x))
-        new = self.range.update(old, measured, seen)
-        good = tf.reduce_all(tf.math.is_finite(tf.stack([measured, new])))  # else: spoils nothing
-        new = tf.where(good, new, old)
-        weights["min_var"].assign(new[0])
-        weights["max_var"].assign(new[1])
-        weights["seen"].assign(seen + tf.cast(good, seen.dtype))
-        return new
+        seen, measured = weights["seen"], self.measure(tf.stop_gradient(x))
+        is_ours = type(self.range).__module__.startswith(f"{__package__}.")
+        run = one_call if is_ours else _called  # another's `update` may use anything
+        lo, hi, seen = run(_moved, *old, measured, seen, range_=self.range)
+        weights["min_var"].assign(lo)
+        weights["max_var"].assign(hi)
+        weights["seen"].assign(seen)
+        return lo, hi
 
     def bound_state(self, weights: dict[str, Any]) -> dict[str, tf.Tensor]:
         """The Rounder's knobs and random key as they are now, to be bound to it."""
@@ -291,6 +291,29 @@ class RoundingQuantizer(Quantizer):
             aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
             experimental_autocast=False,
         )
+
+
+def _called(function: Any, *tensors: Any, **settings: Any) -> Any:
+    return function(*map(tf.convert_to_tensor, tensors), **settings)
+
+
+def _grid_tensors(
+    lo: tf.Tensor, hi: tf.Tensor, bits: int, narrow: bool, off_ties: bool
+) -> tuple[tf.Tensor, ...]:
+    """A grid's fields that are tensors."""
+    lo = _off_ties(lo, hi, bits) if off_ties else lo
+    return tuple(grid_from_range(lo, hi, bits, narrow)[:_TENSORS])
+
+
+def _moved(
+    lo: tf.Tensor, hi: tf.Tensor, measured: tf.Tensor, seen: tf.Tensor, range_: Range
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The range's ends after a batch, and how many batches it has seen."""
+    old = tf.stack([lo, hi])
+    new = range_.update(old, measured, seen)
+    good = tf.reduce_all(tf.math.is_finite(tf.stack([measured, new])))  # else: spoils nothing
+    lo, hi = tf.unstack(tf.where(good, new, old))
+    return lo, hi, seen + tf.cast(good, seen.dtype)
 
 
 def _off_ties(lo: tf.Tensor, hi: tf.Tensor, bits: int) -> tf.Tensor:

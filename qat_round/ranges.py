@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
 
 from ._compat import tf
+from .one_call import one_call
 from .rounding import nearest
 from .rounding.base import real
 
@@ -198,11 +199,18 @@ def measure(
     x = tf.cast(x, tf.float32)
     over = None if axis is None else [i for i in range(x.shape.rank) if i != axis % x.shape.rank]
     lo, hi = _over_replicas(tf.reduce_min(x, axis=over), tf.reduce_max(x, axis=over))
+    ratio = 0.0  # of the ends, hi / -lo
+    if symmetric:
+        ratio = 1.0 if narrow_range else (2**bits - 2) / 2**bits
+    return one_call(_holding_zero, lo, hi, ratio=ratio)
+
+
+def _holding_zero(lo: tf.Tensor, hi: tf.Tensor, ratio: float) -> tf.Tensor:
+    """[lo, hi] moved to hold 0, and to a ratio of hi / -lo if that is not 0."""
     is_empty = lo > hi  # +inf and -inf, the ends of nothing
     lo = tf.where(is_empty, math.nan, tf.minimum(lo, 0.0))
     hi = tf.where(is_empty, math.nan, tf.maximum(hi, 0.0))
-    if symmetric:
-        ratio = 1.0 if narrow_range else (2**bits - 2) / 2**bits  # hi / -lo of the full grid
+    if ratio:
         lo, hi = tf.minimum(lo, -hi / ratio), tf.maximum(hi, -lo * ratio)
     return tf.stack([lo, hi])
 

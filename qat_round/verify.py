@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ._compat import QuantizeWrapper, keras, tf
-from .model_data import batches, check_fit, model_inputs, numeric
+from .model_data import batches, check_fit, for_any_batch_size, model_inputs, numeric
 from .observing import observing
 from .parity import Parity, compare
 from .precision import full_precision
@@ -172,7 +172,7 @@ def _inference(model: Any, with_logits: bool) -> tuple[Any, list[int | None]]:
     layers = {i: s for i, s in enumerate(sources) if s is not None and not isinstance(s, dict)}
     extended = keras.Model(model.inputs, [*model.outputs, *layers.values()]) if layers else model
 
-    @tf.function(reduce_retracing=True)
+    @for_any_batch_size(model)
     def run(batch: list[tf.Tensor]) -> list[tf.Tensor]:
         seen: dict[int, tf.Tensor] = {}
 

@@ -92,7 +92,7 @@ class RoundingWrapper(QuantizeWrapperV2):  # type: ignore[misc, valid-type]
             outputs = super().call(settled, training=training, **kwargs)
         if noted_grid(outputs) is None and type(self.layer) in _MOVING:
             note_grid(outputs, noted_grid(inputs))
-        return _with_sums(self, outputs, inputs)
+        return _with_sums(self, outputs, inputs, training)
 
 
 @keras.utils.register_keras_serializable(package="qat_round")
@@ -120,7 +120,7 @@ def _as_in_the_file(wrapper: Any, inputs: Any, training: Any) -> Iterator[Any]:
     is exported is left as it is: the converter rounds its biases itself.
     """
     layer, sums = wrapper.layer, noted_sum(inputs)
-    if is_exporting() or is_bypassed() or _is_half(wrapper):
+    if _is_training(training) or is_exporting() or is_bypassed() or _is_half(wrapper):
         yield inputs
         return
     if sums is not None:
@@ -144,8 +144,8 @@ def _shifted(x: Any, slip: Any, training: Any) -> Any:
     return smart_cond(training, lambda: x, lambda: x + tf.cast(slip, x.dtype))
 
 
-def _with_sums(wrapper: Any, outputs: Any, inputs: Any) -> Any:
-    if not _is_open(wrapper) or _is_half(wrapper):
+def _with_sums(wrapper: Any, outputs: Any, inputs: Any, training: Any) -> Any:
+    if not _is_open(wrapper) or _is_training(training) or _is_half(wrapper):
         return outputs
     return note_sum(outputs, _sums(wrapper, inputs))
 
@@ -252,7 +252,7 @@ class GridWrapper(RoundingWrapper):
         with _as_in_the_file(self, inputs, training) as settled:
             call = self.layer.call if self._weight_vars else self.layer
             outputs = call(settled, **kwargs)
-        return _with_sums(self, self._on_grid(outputs, inputs, training), inputs)
+        return _with_sums(self, self._on_grid(outputs, inputs, training), inputs, training)
 
     def _on_one_grid(self, inputs: Any, training: Any) -> Any:
         """What is joined, on the output's grid before it is joined, as in the file.
@@ -283,6 +283,13 @@ class GridWrapper(RoundingWrapper):
         return _quantized(
             self._output_quantizers[0], outputs, training, self._output_quantizer_vars
         )
+
+
+def _is_training(training: Any) -> bool:
+    """Whether it is known that this is training, where biases are not rounded."""
+    training = keras.backend.learning_phase() if training is None else training
+    known = tf.get_static_value(training) if tf.is_tensor(training) else training
+    return known is not None and bool(known)
 
 
 def _is_inference(training: Any) -> bool:

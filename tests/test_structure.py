@@ -11,6 +11,7 @@ PACKAGE = pathlib.Path(qr.__file__).parent
 
 ROOMS = [  # each may import from those above it, and from itself
     "_compat",
+    "one_call",
     "rounding",
     "schedules",
     "testing",
