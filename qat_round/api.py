@@ -17,7 +17,6 @@ from .adopt import (
 )
 from .affine import (
     Grid,
-    fake_quant,
     grid_from_range,
 )
 from .bakeoff import (
@@ -51,6 +50,9 @@ from .distill import (
 )
 from .export import (
     export_tflite,
+)
+from .fake_quantization import (
+    fake_quant,
 )
 from .firmware import (
     export_c,

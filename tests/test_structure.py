@@ -19,6 +19,7 @@ ROOMS = [  # each may import from those above it, and from itself
     "fused",
     "range_search",
     "affine",
+    "fake_quantization",
     "ranges",
     "learned",
     "notes",
