@@ -115,7 +115,7 @@ def _fake_quant(
         train = _with_trained_knobs(train)
     return smart_cond(
         training,
-        lambda: train(x, grid, rounder, fused.whole_state(rounder, state)),
+        lambda: train(x, grid, rounder, fused.whole_state(rounder, state, x)),
         lambda: _native(x, grid),
     )
 

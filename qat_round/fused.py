@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from ._compat import tf
 from .one_call import APART, one_call
-from .rounding import Rounder
+from .rounding import Rounder, exponential
 
 WORTH_COMPILING = 32_768  # values; `math.inf` compiles nothing
 _WORTH_LEAVING_NATIVE = 262_144  # values with one grid, of a method that has the native gradient
@@ -119,27 +119,36 @@ def in_one_pass(
         key = (formula, _structure(rounder), tuple(state), rank, dtype, len(flat))
         results = _one_function(*key, pays(tensors[0]))(flat, cells, tuple(state.values()))
     else:
-        results = formula(rounder.bind(**state), _spread(cells, rank), *flat)
+        with exponential.compiled(pays(tensors[0])):
+            results = formula(rounder.bind(**state), _spread(cells, rank), *flat)
     return tf.nest.map_structure(lambda t: _shape_like(t, tensors[0]), results)
 
 
-def whole_state(rounder: Rounder, state: dict[str, Any]) -> dict[str, tf.Tensor]:
+def whole_state(rounder: Rounder, state: dict[str, Any], x: tf.Tensor) -> dict[str, tf.Tensor]:
     """What one pass binds to the Rounder: its knobs, given or as set, and what follows from them.
 
     A Rounder that draws gets a random key as well, so that both ways have the same.
+
+    Args:
+        rounder: the method.
+        state: what takes the place of its knobs.
+        x: what the pass is over: its size says by which functions it is computed.
     """
     knobs = {knob: state.get(knob, getattr(rounder, knob)) for knob in rounder.knobs}
     whole = {knob: tf.cast(value, tf.float32) for knob, value in knobs.items()}
     if type(rounder).prepared is not Rounder.prepared:
-        settings = {"rounder": _structure(rounder), "names": tuple(whole)}
+        settings = {"rounder": _structure(rounder), "names": tuple(whole), "compiled": pays(x)}
         whole |= one_call(_prepared, *whole.values(), **settings)
     if rounder.needs_key:
         whole["key"] = state["key"] if "key" in state else rounder.draw_key()
     return whole
 
 
-def _prepared(*knobs: tf.Tensor, rounder: Rounder, names: tuple[str, ...]) -> dict[str, tf.Tensor]:
-    return rounder.bind(**dict(zip(names, knobs, strict=True))).prepared()
+def _prepared(
+    *knobs: tf.Tensor, rounder: Rounder, names: tuple[str, ...], compiled: bool
+) -> dict[str, tf.Tensor]:
+    with exponential.compiled(compiled):
+        return rounder.bind(**dict(zip(names, knobs, strict=True))).prepared()
 
 
 def _in_steps(cells: Cells, x: tf.Tensor) -> tf.Tensor:
@@ -205,7 +214,8 @@ def _one_function(
     )
     def run(tensors: Any, cells: Cells, values: Any) -> Any:
         bound = rounder.bind(**dict(zip(names, values, strict=True)))
-        return formula(bound, _spread(cells, rank), *tensors)
+        with exponential.compiled(compiled):
+            return formula(bound, _spread(cells, rank), *tensors)
 
     return run
 

@@ -41,7 +41,11 @@ def one_call(function: Callable[..., Any], *tensors: Any, **settings: Any) -> An
         3.0
     """
     given = [tf.convert_to_tensor(tensor) for tensor in tensors]
-    if tf.executing_eagerly() or is_exporting() or any(tensor.shape.rank is None for tensor in given):
+    if (
+        tf.executing_eagerly()
+        or is_exporting()
+        or any(tensor.shape.rank is None for tensor in given)
+    ):
         return function(*given, **settings)
     signature = tuple((tuple(t.shape.as_list()), t.dtype) for t in given)
     return _traced(function, tuple(settings.items()), signature)(*given)
