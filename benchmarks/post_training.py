@@ -12,8 +12,9 @@ import numpy as np
 def converted(model: Any, inputs: Sequence[np.ndarray]) -> bytes:
     """The file, from representative data, int8 operators only.
 
-    A model that the converter refuses with an open batch (all recurrent layers) is saved for one
-    sample at a time first, as TensorFlow's guide to LSTMs does.
+    The converter refuses recurrent layers with an open batch. LSTMs are then saved for one sample
+    at a time, as in TensorFlow's guide, and become its own operator; the loops of GRU and SimpleRNN
+    end the converter's process that way (segmentation fault, 2.21), so that they are unrolled.
 
     Args:
         model: a `tf_keras` model.
@@ -21,12 +22,34 @@ def converted(model: Any, inputs: Sequence[np.ndarray]) -> bytes:
     """
     import tensorflow as tf
 
-    try:
+    kinds = _recurrent_kinds(model)
+    if kinds != {"LSTM"}:
+        model = _unrolled(model) if kinds else model
         return _int8(tf.lite.TFLiteConverter.from_keras_model(model), inputs)
-    except Exception:  # the converter's own classes of errors differ from version to version
-        with tempfile.TemporaryDirectory() as folder:
-            _save_for_one(model, inputs, folder)
-            return _int8(tf.lite.TFLiteConverter.from_saved_model(folder), inputs)
+    with tempfile.TemporaryDirectory() as folder:
+        _save_for_one(model, inputs, folder)
+        return _int8(tf.lite.TFLiteConverter.from_saved_model(folder), inputs)
+
+
+def _recurrent_kinds(model: Any) -> set[str]:
+    layers = [getattr(layer, "layer", layer) for layer in model._flatten_layers()]
+    return {type(x).__name__ for x in layers} & {"LSTM", "GRU", "SimpleRNN"}
+
+
+def _unrolled(model: Any) -> Any:
+    """A copy whose recurrent layers have an operator for each step."""
+    import tf_keras
+
+    def clone(layer: Any) -> Any:
+        config = layer.get_config()
+        inner = config["layer"]["config"] if "layer" in config else config
+        if "unroll" in inner:
+            inner["unroll"] = True
+        return type(layer).from_config(config)
+
+    copy = tf_keras.models.clone_model(model, clone_function=clone)
+    copy.set_weights(model.get_weights())
+    return copy
 
 
 def _int8(converter: Any, inputs: Sequence[np.ndarray]) -> bytes:
