@@ -41,7 +41,7 @@ def _widen(tensor: QuantizedTensor, source: Any, count: float) -> None:
 
 
 def _is_mean(layer: Any) -> bool:
-    inner = getattr(layer, "layer", None)
+    inner: Any = getattr(layer, "layer", None)
     is_reduced = type(inner) in REDUCTIONS and inner.kind == "mean"
     return isinstance(layer, QuantizeWrapper) and (is_reduced or type(inner) in _POOLS)
 
