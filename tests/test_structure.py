@@ -43,6 +43,7 @@ ROOMS = [  # each may import from those above it, and from itself
     "scheme",
     "tables",
     "tensors",
+    "mean_ranges",
     "lift",
     "adopt",
     "model_data",
