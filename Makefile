@@ -5,7 +5,7 @@ BIN := .venv/bin
 LOCKED := $(if $(shell command -v flock),flock Makefile,)
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help demo examples curves docs wheel test test-long fuzz versions licences lock lint coverage bench bench-gpu bench-accuracy clean
+.PHONY: help demo examples curves docs wheel test test-long fuzz versions licences audit lock lint coverage bench bench-gpu bench-accuracy clean
 .NOTPARALLEL:
 
 help:  ## Lists the targets.
@@ -46,6 +46,9 @@ versions: .venv/.ready  ## The tests in an environment for each supported set of
 
 licences: .venv/.ready  ## Licences of all that is installed, from its metadata.
 	$(BIN)/python tools/licences.py
+
+audit: .venv/.ready  ## The locked versions against a list of unsafe ones (of 2021, from the package index).
+	$(BIN)/python tools/audit.py
 
 lock: .venv/.ready  ## Writes the versions of this environment to requirements-dev.lock.
 	$(BIN)/python tools/lock.py > requirements-dev.lock

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -244,6 +245,8 @@ def save_model(model: Any, path: pathlib.Path | str) -> None:
     try:
         model.optimizer, model._is_compiled = None, False  # their state is no part of what ships
         model.save(beside)
+        with beside.open("rb+") as file:
+            os.fsync(file.fileno())
         beside.replace(target)
     finally:
         model.optimizer, model._is_compiled = optimizer, is_compiled

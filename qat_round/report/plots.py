@@ -5,11 +5,14 @@ from __future__ import annotations
 import html
 import io
 import os
+import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from ..export import check_writable, write_file
 
 INK, FIRST, SECOND = "#010203", "#2f7ed8", "#d9822b"  # the ink becomes the page's text colour
 _RC: dict[Any, Any] = {
@@ -139,6 +142,7 @@ def draw_curves(rounders: Mapping[str, Any], path: str | os.PathLike[str]) -> No
 
     from .._compat import tf
 
+    check_writable(path)
     x = np.linspace(-1.0, 2.0, 1201)
     figure = matplotlib.figure.Figure(figsize=(9.0, 2.2 * -(-len(rounders) // 4)))
     axes = figure.subplots(-(-len(rounders) // 4), 4, squeeze=False)
@@ -148,4 +152,6 @@ def draw_curves(rounders: Mapping[str, Any], path: str | os.PathLike[str]) -> No
         axis.plot(x, rounder(tf.constant(x), training=True).numpy(), color=FIRST)
         axis.set_title(name)
     figure.tight_layout()
-    figure.savefig(path)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=pathlib.Path(path).suffix.lstrip(".") or "png")
+    write_file(path, drawn.getvalue())
