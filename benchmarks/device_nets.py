@@ -35,7 +35,7 @@ class Data(NamedTuple):
 
 
 class Net(NamedTuple):
-    """Where data and the untrained net come from; epochs in float and quantized."""
+    """Where data and the untrained net come from; epochs in float, batches quantized."""
 
     data: Callable[[], Data]
     build: Callable[[], Any]
@@ -95,9 +95,9 @@ def one_dimensional() -> Any:
 
 
 NETS = {
-    "demo": Net(digits, demo_net, 8, 2),
-    "mobilenet": Net(large_digits, mobilenet, 6, 1),
-    "one_dimensional": Net(power, one_dimensional, 60, 10),
+    "demo": Net(digits, demo_net, 8, 125),
+    "mobilenet": Net(large_digits, mobilenet, 6, 30),
+    "one_dimensional": Net(power, one_dimensional, 60, 20),
 }
 
 
@@ -117,7 +117,9 @@ def quantized(name: str, original: Any, data: Data, settings: dict[str, Any]) ->
     """Quantized, calibrated on 512 samples, fine-tuned."""
     keras.utils.set_random_seed(0)
     model = qr.calibrate(qr.quantize_model(original, **settings), data.x[:512])
-    return trained(model, data, NETS[name].fine_tuning, FINE_TUNING_RATE)
+    order = np.resize(np.arange(len(data.x)), NETS[name].fine_tuning * BATCH)
+    batches = data._replace(x=data.x[order], y=data.y[order])
+    return trained(model, batches, 1, FINE_TUNING_RATE)
 
 
 def trained(model: Any, data: Data, epochs: int, rate: float) -> Any:

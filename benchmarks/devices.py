@@ -38,7 +38,7 @@ KINDS = {  # kind of file -> (model, io)
     "int16x8": ("16-bit activations", "int16"),
 }
 VELA = ("int8", "int16x8")
-SAMPLES = 256
+SAMPLES = 128
 TITLE = "Every kind of file on every runtime, against Keras"
 NOTES = f"""\
 Nets trained on real data (`benchmarks/device_nets.py`), quantized, fine-tuned. The logits of

@@ -52,6 +52,9 @@ from .distill import (
 from .export import (
     export_tflite,
 )
+from .file_metadata import (
+    add_metadata,
+)
 from .firmware import (
     export_c,
 )
@@ -193,6 +196,7 @@ __all__ = [
     "TanhRound",
     "TensorSpec",
     "adaround",
+    "add_metadata",
     "adopt",
     "annotate_layer",
     "annotate_model",
