@@ -1,7 +1,7 @@
 """Every kind of file on every runtime: Keras against LiteRT, TFLite-Micro, onnxruntime; and Vela.
 
-    python benchmarks/devices.py                 the demo's net, MobileNetV2 0.35, a 1-D net; saved
-    python benchmarks/devices.py --nets demo     printed, not saved
+    python benchmarks/devices.py                 the demo's net, MobileNetV2 0.35, a 1-D net
+    python benchmarks/devices.py --nets demo     these rows alone; the others stay as they were
 
 The nets are trained (device_nets.py); the float ones are kept in artifacts/devices.
 """
@@ -9,12 +9,14 @@ The nets are trained (device_nets.py); the float ones are kept in artifacts/devi
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
-from timing import save, table
+from timing import RESULTS, machine, save, table
 
 import qat_round as qr  # before TensorFlow
 
@@ -51,19 +53,25 @@ Cycles, SRAM and flash are Vela's estimates for Ethos-U55-128."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the table, and saves it if it is whole."""
+    """Measures rows and saves each in results/devices.json and .md."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     args = parser.parse_args(argv)
-    rows = []
+    rows = kept_rows()
     for name in args.nets:
         for row in rows_of(name, args.kinds):
-            rows.append(row)
-            print(row, flush=True)
-    whole = {row["net"] for row in rows} == set(NETS) and set(args.kinds) == set(KINDS)
-    print(save("devices", TITLE, rows, NOTES) if whole else table(rows))
+            rows[name, row["file"]] = row
+            save("devices", TITLE, [rows[k] for k in product(NETS, KINDS) if k in rows], NOTES)
+            print(table([row]), flush=True)
     return 0
+
+
+def kept_rows() -> dict[tuple[str, str], dict[str, Any]]:
+    """The rows that are saved, by net and kind of file."""
+    path = RESULTS / "devices.json"
+    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    return {(row["net"], row["file"]): row for row in rows}
 
 
 def rows_of(name: str, kinds: Sequence[str]) -> Any:
@@ -80,7 +88,8 @@ def rows_of(name: str, kinds: Sequence[str]) -> Any:
         tflite = qr.export_tflite(model, KEPT / f"{name}_{kind}.tflite", io=io, batch_size=1)
         kept = accuracy(model.predict(data.x_test, verbose=0), data.y_test)
         figures = {"net": name, "file": kind, "float %": floating, "Keras %": kept}
-        yield figures | parities(model, tflite, data) | compiled(tflite, kind)
+        figures |= parities(model, tflite, data) | compiled(tflite, kind)
+        yield figures | {"commit": machine()["commit"]}
 
 
 def parities(model: Any, tflite: bytes, data: Data) -> dict[str, Any]:
