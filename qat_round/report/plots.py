@@ -51,7 +51,7 @@ def bars(names: Sequence[str], values: Sequence[float], unit: str, label: str) -
     figure, axes = _figure(size=(6.8, 0.6 + 0.22 * max(len(names), 2)))
     axis = axes[0, 0]
     drawn = axis.barh(range(len(names)), values, color=FIRST)
-    axis.bar_label(drawn, [_short(value) for value in values], padding=3, color=INK)
+    axis.bar_label(drawn, [_short(value) for value in values], padding=3, color=INK, fontsize=8)
     axis.margins(x=0.1)
     axis.set_yticks(range(len(names)), labels=names)
     axis.invert_yaxis()
@@ -81,7 +81,7 @@ def steps(apart: np.ndarray, label: str) -> str:
     figure, axes = _figure()
     axis = axes[0, 0]
     drawn = axis.bar(range(len(counts)), counts, color=FIRST)
-    axis.bar_label(drawn, [_short(int(count)) for count in counts], color=INK)
+    axis.bar_label(drawn, [_short(int(count)) for count in counts], color=INK, fontsize=8)
     axis.set_yscale("symlog")
     axis.margins(y=0.15)
     axis.set_xticks(range(len(counts)))
