@@ -439,6 +439,46 @@ def test_a_recipe_for_a_model_with_float_layers_names_them(here):
 # Interrupted
 
 
+KILLING = """
+import os, signal, sys
+sys.argv = ["qat-round"]
+moment = int(os.environ["KILL_AT"])
+import qat_round.export as export
+replace, count = os.replace, [0]
+def counted(*paths):
+    count[0] += 1
+    if count[0] == moment:
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(*paths)
+os.replace = counted
+from qat_round.cli import main
+sys.exit(main(["run", "recipe.toml"]))
+"""
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_five_moments_ends_with_the_same_model(here, tmp_path, monkeypatch):
+    whole = (here / "out" / "net_int8.tflite").read_bytes()
+    for name in ("net.keras", "data.npz", "recipe.toml"):
+        (tmp_path / name).write_bytes((here / name).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    # one replacement a run is survived at most: each run is killed at its first, second, ... file
+    for moment in (1, 2, 2, 3, 4):
+        done = subprocess.run(
+            [sys.executable, "-c", KILLING],
+            env={**env, "KILL_AT": str(moment)},
+            capture_output=True,
+        )
+        assert done.returncode == -9, done.stderr[-500:]
+    again = subprocess.run([sys.executable, "-m", "qat_round", "run", "recipe.toml"], env=env)
+    assert again.returncode == 0
+    assert (tmp_path / "out" / "net_int8.tflite").read_bytes() == whole
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(
+        p.name for p in (here / "out").iterdir()
+    )
+
+
 def test_training_that_is_taken_up_ends_as_training_at_once(here, tmp_path, monkeypatch):
     from qat_round import training
 

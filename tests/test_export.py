@@ -230,7 +230,8 @@ def test_tensorflow_gives_a_savedmodel_and_stablehlo_of_it(tuned, pictures, tmp_
     model, images = tuned("ste"), tf.constant(pictures[0][:32])
     ours = model(images, training=False).numpy()
     model.export(str(tmp_path / "saved"))
-    saved = tf.saved_model.load(str(tmp_path / "saved")).serve(images).numpy()
+    loaded = tf.saved_model.load(str(tmp_path / "saved"))  # its variables live as long as it
+    saved = loaded.serve(images).numpy()
     step = qr.verify_tflite(model, qr.export_tflite(model), pictures[0][:1]).outputs[0].step
     assert np.abs(saved - ours).max() <= 1.001 * step
     infer = tf.function(lambda x: model(x, training=False), jit_compile=True, autograph=False)
