@@ -5,7 +5,7 @@ BIN := .venv/bin
 LOCKED := $(if $(shell command -v flock),flock Makefile,)
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help demo examples curves docs wheel test test-long fuzz versions licences audit lock lint coverage bench bench-gpu bench-accuracy clean
+.PHONY: help demo examples curves docs wheel test test-long fuzz versions licences audit lock lint coverage bench bench-gpu bench-accuracy bench-devices clean
 .NOTPARALLEL:
 
 help:  ## Lists the targets.
@@ -80,6 +80,9 @@ bench-accuracy: .venv/.ready  ## Accuracy at low bits, on real data; goes on whe
 	$(BIN)/python benchmarks/accuracy.py w2a4_rounders
 	$(BIN)/python benchmarks/accuracy.py seed_methods --seeds 3
 	$(BIN)/python benchmarks/accuracy.py ablation --seeds 3
+
+bench-devices: .venv/.ready  ## Every kind of file on every runtime, against Keras; and Vela (a quarter of an hour).
+	$(BIN)/python benchmarks/devices.py
 
 clean:  ## Removes the environment and all that was built.
 	rm -rf .venv build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache artifacts

@@ -54,6 +54,9 @@ from .export import (
 from .fake_quantization import (
     fake_quant,
 )
+from .file_metadata import (
+    add_metadata,
+)
 from .firmware import (
     export_c,
 )
@@ -195,6 +198,7 @@ __all__ = [
     "TanhRound",
     "TensorSpec",
     "adaround",
+    "add_metadata",
     "adopt",
     "annotate_layer",
     "annotate_model",

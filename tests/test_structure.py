@@ -71,6 +71,7 @@ ROOMS = [  # each may import from those above it, and from itself
     "compare_reasons",
     "compare",
     "firmware",
+    "file_metadata",
     "inspect_file",
     "edge",
     "data_files",

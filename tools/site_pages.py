@@ -19,6 +19,7 @@ PAGES = {  # file of the repository -> page of the site
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "benchmarks/results/accuracy.md": "accuracy.md",
+    "benchmarks/results/devices.md": "devices_table.md",
     "benchmarks/results/random_graphs.md": "random_graphs.md",
 }
 _LINK = re.compile(r"(\]\()([^)#\s:]+)(#[^)\s]*)?(\))")

@@ -50,10 +50,12 @@ def _svg(figure: Any, label: str) -> str:
 
 
 def bars(names: Sequence[str], values: Sequence[float], unit: str, label: str) -> str:
-    """Horizontal bars, the first name on top."""
+    """Horizontal bars with their values, the first name on top."""
     figure, axes = _figure(size=(6.8, 0.6 + 0.22 * max(len(names), 2)))
     axis = axes[0, 0]
-    axis.barh(range(len(names)), values, color=FIRST)
+    drawn = axis.barh(range(len(names)), values, color=FIRST)
+    axis.bar_label(drawn, [_short(value) for value in values], padding=3, color=INK, fontsize=8)
+    axis.margins(x=0.1)
     axis.set_yticks(range(len(names)), labels=names)
     axis.invert_yaxis()
     axis.set_xlabel(unit)
@@ -61,15 +63,18 @@ def bars(names: Sequence[str], values: Sequence[float], unit: str, label: str) -
 
 
 def lines(series: Mapping[str, Sequence[float]], x: str, y: str, label: str) -> str:
-    """Curves over 1, 2, 3, ..."""
-    figure, axes = _figure()
+    """Curves over 1, 2, 3, ..., their names beside them."""
+    from matplotlib.ticker import MaxNLocator
+
+    figure, axes = _figure(size=(8.4, 2.6))
     axis = axes[0, 0]
     for name, values in series.items():
         axis.plot(range(1, len(values) + 1), values, marker=".", label=name)
     axis.set_xlabel(x)
     axis.set_ylabel(y)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     if 1 < len(series) <= 12:
-        axis.legend(fontsize=7, frameon=False)
+        axis.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return _svg(figure, label)
 
 
@@ -78,12 +83,18 @@ def steps(apart: np.ndarray, label: str) -> str:
     counts = np.bincount(np.round(apart.ravel()).astype(int).clip(0, 20), minlength=4)
     figure, axes = _figure()
     axis = axes[0, 0]
-    axis.bar(range(len(counts)), np.maximum(counts, 0), color=FIRST)
+    drawn = axis.bar(range(len(counts)), counts, color=FIRST)
+    axis.bar_label(drawn, [_short(int(count)) for count in counts], color=INK, fontsize=8)
     axis.set_yscale("symlog")
+    axis.margins(y=0.15)
     axis.set_xticks(range(len(counts)))
     axis.set_xlabel("distance in steps of the output's grid")
     axis.set_ylabel("values")
     return _svg(figure, label)
+
+
+def _short(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
 
 
 def ranges(tensors: Sequence[tuple[str, np.ndarray, float, float]], label: str) -> str:
