@@ -136,7 +136,10 @@ def draw_key(above: Any, below: Any) -> None:
         [], [], color=GREY, linewidth=2, label="hard rounding, which is\nused outside of training"
     )
     above.legend(loc="center left", frameon=False, fontsize=12, labelcolor=INK, labelspacing=0.9)
-    note = "x and value in steps of the grid.\nThe gradients of expected,\nstochastic and ste are 1\nby definition."
+    note = (
+        "x and value in steps of the grid.\nThe gradients of expected,\n"
+        "stochastic and ste are 1\nby definition."
+    )
     below.text(0.02, 0.95, note, transform=below.transAxes, fontsize=12, va="top", color=INK)
 
 
