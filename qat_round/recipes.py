@@ -54,8 +54,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "w4a8": _low(4, 8, _STRAIGHT, (10.0, 2.0)),
     "w4a4": _low(4, 4, _STRAIGHT, (10.0, 2.0)),
     "w3a3": _low(3, 3, _STRAIGHT, (10.0, 2.0)),
-    "w2a4": _low(2, 4, _SCALED, (1.0, 1.0)),
-    "w2a2": _low(2, 2, _SCALED, (1.0, 1.0)),
+    "w2a4": _low(2, 4, _SCALED, (10.0, 2.0)),
+    "w2a2": _low(2, 2, _SCALED, (10.0, 2.0)),
 }
 
 

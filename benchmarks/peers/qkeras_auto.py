@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from accuracy_data import Data
 from common import (
     CALIBRATION,
     FILTERS_AND_STRIDES,
+    Data,
     accuracy,
     fine_tune,
     float_net,

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow_model_optimization as tfmot
 import tf_keras as keras
-from accuracy_data import Data
-from common import accuracy, fine_tune, float_net, main, with_exact_statistics
+from common import Data, accuracy, fine_tune, float_net, main, with_exact_statistics
 
 tfmot_keras = tfmot.quantization.keras
 n_bit = tfmot_keras.experimental.default_n_bit
