@@ -5,7 +5,7 @@ BIN := .venv/bin
 LOCKED := $(if $(shell command -v flock),flock Makefile,)
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help demo examples curves docs wheel test test-long fuzz versions licences lock lint coverage bench bench-gpu bench-accuracy bench-peers clean
+.PHONY: help demo examples curves docs wheel test test-long fuzz versions licences audit lock lint coverage bench bench-gpu bench-accuracy bench-peers bench-devices clean
 .NOTPARALLEL:
 
 help:  ## Lists the targets.
@@ -47,6 +47,9 @@ versions: .venv/.ready  ## The tests in an environment for each supported set of
 licences: .venv/.ready  ## Licences of all that is installed, from its metadata.
 	$(BIN)/python tools/licences.py
 
+audit: .venv/.ready  ## The locked versions against a list of unsafe ones (of 2021, from the package index).
+	$(BIN)/python tools/audit.py
+
 lock: .venv/.ready  ## Writes the versions of this environment to requirements-dev.lock.
 	$(BIN)/python tools/lock.py > requirements-dev.lock
 
@@ -77,6 +80,7 @@ bench-accuracy: .venv/.ready  ## Accuracy at low bits, on real data; goes on whe
 	$(BIN)/python benchmarks/accuracy.py w2a4_rounders
 	$(BIN)/python benchmarks/accuracy.py seed_methods --seeds 3
 	$(BIN)/python benchmarks/accuracy.py ablation --seeds 3
+	$(BIN)/python benchmarks/accuracy.py slow_ranges --only "w2a2/1 recipe" "w2a4/1 recipe" --no-files
 	for net in separable residual mlp; do \
 	  $(BIN)/python benchmarks/accuracy.py recipes --net $$net --seeds 2 --only w8a8 w4a8 w2a2 || exit; done
 	$(BIN)/python benchmarks/accuracy.py rounders --data digits --seeds 10 --no-files
@@ -93,6 +97,9 @@ bench-peers: .venv/.ready  ## The same by TFMOT's n-bit scheme, QKeras and MCT, 
 	  $(PEERS_PYTHON) -m venv $$env && $$env/bin/python -m pip install --quiet -r benchmarks/peers/$$peer.txt && \
 	  $$env/bin/python benchmarks/peers/$$peer.py || exit; done
 	$(BIN)/python benchmarks/peers/table.py
+
+bench-devices: .venv/.ready  ## Every kind of file on every runtime, against Keras; and Vela (a quarter of an hour).
+	$(BIN)/python benchmarks/devices.py
 
 clean:  ## Removes the environment and all that was built.
 	rm -rf .venv build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache artifacts

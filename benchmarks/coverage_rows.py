@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from keras3_nets import in_keras3
+from post_training import converted
 
 SIDE = 96
 CHECKED = 64  # how many inputs Keras and the file are compared on
@@ -52,14 +54,19 @@ def network(name: str, count: int, keras: Any) -> Case:
     """A published network with random weights, and batch-norm statistics of real images.
 
     Args:
-        name: its name in `keras.applications`.
+        name: its name in `tf_keras.applications`; what Keras 3's lacks is built there anew.
         count: how many images.
         keras: `tf_keras`, or Keras 3.
     """
+    import tf_keras
+
+    is_there = hasattr(keras.applications, name)
+    applications = keras.applications if is_there else tf_keras.applications
     keras.utils.set_random_seed(0)
-    make = getattr(keras.applications, name)
+    make = getattr(applications, name)
     model = make(input_shape=(SIDE, SIDE, 3), weights=None, classifier_activation=None)
-    module = getattr(keras.applications, NETWORKS[name])
+    model = model if is_there else in_keras3(model)
+    module = getattr(applications, NETWORKS[name])
     images = np.asarray(module.preprocess_input(pictures(count)), np.float32)
     settle(model, images[:CHECKED])
     return Case(model, [images], _predicted(model, [images[:CHECKED]]))
@@ -130,18 +137,8 @@ def stock(case: Case) -> dict[str, Any]:
 
 def post_training(case: Case) -> dict[str, Any]:
     """By TensorFlow's converter from representative data, int8 operators only."""
-    import tensorflow as tf
-
-    def samples() -> Iterator[list[np.ndarray]]:
-        for at in range(len(case.inputs[0])):
-            yield [np.asarray(array[at : at + 1], np.float32) for array in case.inputs]
-
     watch = _Watch()
-    converter = tf.lite.TFLiteConverter.from_keras_model(case.model)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = samples
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    tflite = converter.convert()
+    tflite = converted(case.model, case.inputs)
     watch.lap("export s")
     return {"taken": "yes", **_of_file(case, tflite), **watch.laps}
 
@@ -199,7 +196,8 @@ def _of_file(case: Case, tflite: bytes) -> dict[str, Any]:
     names = list(getattr(case.model, "input_names", []))
     names = names if set(names) == set(runner.inputs) else list(runner.inputs)
     answers = [
-        _flat(runner(dict(zip(names, batch, strict=True)))) for batch in _batches(case.checked())
+        _flat(runner(dict(zip(names, batch, strict=True))))
+        for batch in _batches(case.checked(), runner.fixed_batch() or 32)
     ]
     apart = np.concatenate(answers) - case.outputs
     floats = file.float_operators()

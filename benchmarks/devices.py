@@ -1,89 +1,126 @@
 """Every kind of file on every runtime: Keras against LiteRT, TFLite-Micro, onnxruntime; and Vela.
 
-python benchmarks/devices.py                 # the demo's net, MobileNetV2 0.35, a 1-D net
-python benchmarks/devices.py --nets demo
+    python benchmarks/devices.py                 the demo's net, MobileNetV2 0.35, a 1-D net
+    python benchmarks/devices.py --nets demo     these rows alone; the others stay as they were
 
-Distances are in steps of the output's grid, of the logits; weights of MobileNetV2 and of the 1-D
-net are random. Writes a Markdown table to standard output.
+The nets are trained (device_nets.py); the float ones are kept in artifacts/devices.
 """
 
 from __future__ import annotations
 
 import argparse
-import pathlib
+import json
 import sys
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
+from timing import RESULTS, machine, save, table
 
 import qat_round as qr  # before TensorFlow
 
 import tensorflow as tf  # isort: skip
 import tf_keras as keras  # isort: skip
+from device_nets import KEPT, NETS, Data, accuracy, float_net, quantized  # isort: skip
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples"))
+from qat_round.parity import compare
+from qat_round.tflite_file import Runner, TFLiteFile
 
-from qat_round.tflite_file import Runner, TFLiteFile  # noqa: E402
-
-KINDS = {  # name -> (settings of quantize_model, io)
-    "int8": ({}, "int8"),
-    "uint8": ({}, "uint8"),
-    "INT4 weights": ({"weight_bits": 4}, "int8"),
-    "int16x8": ({"activation_bits": 16}, "int16"),
+EIGHT_BITS = qr.LayerSpec(weights=qr.TensorSpec(bits=8))
+MODELS: dict[str, dict[str, Any]] = {  # name -> settings of quantize_model
+    "8 bits": {},
+    "4-bit weights": {"weight_bits": 4, "overrides": {keras.layers.Dense: EIGHT_BITS}},
+    "16-bit activations": {"activation_bits": 16},
 }
-SAMPLES, CALIBRATION = 64, 64
+KINDS = {  # kind of file -> (model, io)
+    "int8": ("8 bits", "int8"),
+    "uint8": ("8 bits", "uint8"),
+    "INT4 weights": ("4-bit weights", "int8"),
+    "int16x8": ("16-bit activations", "int16"),
+}
+VELA = ("int8", "int16x8")
+SAMPLES = 128
+TITLE = "Every kind of file on every runtime, against Keras"
+NOTES = f"""\
+Nets trained on real data (`benchmarks/device_nets.py`), quantized, fine-tuned. The logits of
+{SAMPLES} test samples: furthest distance from Keras in steps of the output's grid, and in brackets
+the share that is the very same integer. *default*: LiteRT with XNNPACK; *no XNNPACK*: its built-in
+kernels; *reference*: its reference kernels; *micro*: TFLite-Micro's own interpreter (x86); *onnx*:
+the model's `export_onnx` in onnxruntime. *logits span*: how many steps they span. The dense layer
+of INT4 files has 8 bits: TFLite-Micro refuses INT4 dense layers with a step for each channel.
+Cycles, SRAM and flash are Vela's estimates for Ethos-U55-128."""
 
 
-def demo() -> tuple[Any, np.ndarray]:
-    """The demo's net, trained for two epochs on MNIST."""
-    import mnist
-
-    images = mnist.load_images()
-    keras.utils.set_random_seed(0)
-    return mnist.train(mnist.float_model(), images, 2, 5e-3), images.test
-
-
-def mobilenet() -> tuple[Any, np.ndarray]:
-    """MobileNetV2 0.35 at 96x96 without its softmax; random weights, settled statistics."""
-    keras.utils.set_random_seed(0)
-    model = keras.applications.MobileNetV2(
-        (96, 96, 3), alpha=0.35, weights=None, classes=10, classifier_activation=None
-    )
-    images = np.random.default_rng(0).uniform(-1, 1, (160, 96, 96, 3)).astype(np.float32)
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.5
-    for _ in range(6):  # so that batch norm knows the data
-        model(images[:32], training=True)
-    return model, images
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures rows and saves each in results/devices.json and .md."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    args = parser.parse_args(argv)
+    rows = kept_rows()
+    for name in args.nets:
+        for row in rows_of(name, args.kinds):
+            rows[name, row["file"]] = row
+            save("devices", TITLE, [rows[k] for k in product(NETS, KINDS) if k in rows], NOTES)
+            print(table([row]), flush=True)
+    return 0
 
 
-def one_dimensional() -> tuple[Any, np.ndarray]:
-    """Convolutions over time, for sensors."""
-    keras.utils.set_random_seed(0)
-    x = inputs = keras.Input((128, 6))
-    for filters in (16, 24, 32):
-        x = keras.layers.Conv1D(filters, 5, strides=2, padding="same", use_bias=False)(x)
-        x = keras.layers.BatchNormalization()(x)
-        x = keras.layers.ReLU()(x)
-    x = keras.layers.GlobalAveragePooling1D()(x)
-    rows = np.random.default_rng(0).normal(size=(160, 128, 6)).astype(np.float32)
-    return keras.Model(inputs, keras.layers.Dense(6)(x)), rows
+def kept_rows() -> dict[tuple[str, str], dict[str, Any]]:
+    """The rows that are saved, by net and kind of file."""
+    path = RESULTS / "devices.json"
+    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    return {(row["net"], row["file"]): row for row in rows}
 
 
-NETS = {"demo": demo, "mobilenet": mobilenet, "one_dimensional": one_dimensional}
+def rows_of(name: str, kinds: Sequence[str]) -> Any:
+    """One net's rows, one for each kind of file."""
+    data = NETS[name].data()
+    original = float_net(name, data)
+    floating = accuracy(original.predict(data.x_test, verbose=0), data.y_test)
+    models: dict[str, Any] = {}
+    for kind in kinds:
+        of, io = KINDS[kind]
+        if of not in models:
+            models[of] = quantized(name, original, data, MODELS[of])
+        model = models[of]
+        tflite = qr.export_tflite(model, KEPT / f"{name}_{kind}.tflite", io=io, batch_size=1)
+        kept = accuracy(model.predict(data.x_test, verbose=0), data.y_test)
+        figures = {"net": name, "file": kind, "float %": floating, "Keras %": kept}
+        figures |= parities(model, tflite, data) | compiled(tflite, kind)
+        yield figures | {"commit": machine()["commit"]}
 
 
-def litert_steps(model: Any, tflite: bytes, inputs: np.ndarray, **options: Any) -> float:
-    """Furthest from Keras, steps."""
-    file = TFLiteFile(tflite)
-    runner = Runner(file, **options)
+def parities(model: Any, tflite: bytes, data: Data) -> dict[str, Any]:
+    """Distances from Keras on each runtime, and TFLite-Micro's arena."""
+    file, inputs = TFLiteFile(tflite), data.x_test[:SAMPLES]
     step = float(file.tensors[file.outputs[0]].scales[0])
     ours = np.asarray(model(inputs, training=False))
+    found = {"logits span": round(float(np.ptp(ours)) / step)}
+    for kernels, options in resolvers().items():
+        found[kernels] = cell(ours, litert(file, inputs, options), step)
+    try:
+        micro = qr.edge.run_micro(tflite, inputs)
+        found["micro"] = cell(ours, next(iter(micro.outputs.values())), step)
+        found["arena"] = f"{micro.arena_bytes:,}"
+    except ValueError as error:
+        found["micro"] = f"refused: {str(error)[:80]}"
+    found["onnx"] = onnx(model, inputs, step)
+    return found
+
+
+def cell(ours: np.ndarray, theirs: np.ndarray, step: float) -> str:
+    """Furthest, and the share that is the same."""
+    found = compare("logits", ours, theirs, step)
+    return f"{found.max_steps:.2f} ({found.same:.2%})"
+
+
+def litert(file: TFLiteFile, inputs: np.ndarray, options: dict[str, Any]) -> np.ndarray:
+    """What LiteRT answers, sample by sample."""
+    runner = Runner(file, **options)
     name = next(iter(runner.inputs))
-    theirs = np.concatenate([runner({name: inputs[i : i + 1]})[0] for i in range(len(inputs))])
-    return float(np.abs(ours - theirs).max() / step)
+    return np.concatenate([runner({name: inputs[i : i + 1]})[0] for i in range(len(inputs))])
 
 
 def resolvers() -> dict[str, dict[str, Any]]:
@@ -100,56 +137,23 @@ def resolvers() -> dict[str, dict[str, Any]]:
     }
 
 
-def cells(original: Any, inputs: np.ndarray, kind: str) -> list[str]:
-    """One row: distances on each runtime, arena, and what Vela says of int8."""
-    settings, io = KINDS[kind]
-    model = qr.calibrate(qr.quantize_model(original, **settings), inputs[:CALIBRATION])
-    tflite = qr.export_tflite(model, io=io, batch_size=1)
-    test = inputs[-SAMPLES:]
-    row = [f"{litert_steps(model, tflite, test, **o):.2f}" for o in resolvers().values()]
-    row += [*micro_cells(model, tflite, test), onnx_cell(model, test) if kind == "int8" else "-"]
-    found = qr.edge.vela(tflite) if kind in ("int8", "int16x8") else None
-    row.append(f"{found.npu_share:.0%}" if found else "-")
-    row.append(f"{found.sram_bytes:,} / {found.flash_bytes:,}" if found else "-")
-    return [*row, f"{found.cycles:,}" if found else "-", f"{len(tflite):,}"]
-
-
-def micro_cells(model: Any, tflite: bytes, test: np.ndarray) -> list[str]:
-    """Furthest from Keras on TFLite-Micro, and its arena."""
+def onnx(model: Any, inputs: np.ndarray, step: float) -> str:
+    """Furthest from Keras in onnxruntime, or why there is no file."""
     try:
-        run = qr.edge.run_micro(tflite, test[:16])
+        found = qr.verify_onnx(model, qr.export_onnx(model), inputs).outputs[0]
     except ValueError as error:
-        return [f"refused: {str(error)[:80]}", "-"]
-    file = TFLiteFile(tflite)
-    step = float(file.tensors[file.outputs[0]].scales[0])
-    ours = np.asarray(model(test[:16], training=False))
-    apart = np.abs(next(iter(run.outputs.values())) - ours).max() / step
-    return [f"{apart:.2f}", f"{run.arena_bytes:,}"]
+        return f"refused: {str(error)[:80]}"
+    return f"{found.max_steps * found.step / step:.2f} ({found.same:.2%})"
 
 
-def onnx_cell(model: Any, test: np.ndarray) -> str:
-    """Furthest from Keras in onnxruntime, and the share within one step."""
-    found = qr.verify_onnx(model, qr.export_onnx(model), test)
-    return f"{found.max_steps:.2f} ({found.outputs[0].within_one:.1%})"
-
-
-COLUMNS = "net file default no-XNNPACK reference micro arena onnx NPU SRAM/flash cycles bytes"
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
-    args = parser.parse_args(argv)
-    heads = COLUMNS.split()
-    print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|")
-    for name in args.nets:
-        original, inputs = NETS[name]()
-        for kind in args.kinds:
-            row = cells(original, inputs, kind)
-            print("| " + " | ".join([name, kind, *row]) + " |", flush=True)
-    return 0
+def compiled(tflite: bytes, kind: str) -> dict[str, Any]:
+    """What Vela says, and the file's size."""
+    size = {"file bytes": f"{len(tflite):,}"}
+    if kind not in VELA:
+        return size
+    found = qr.edge.vela(tflite)
+    memory = {"SRAM": f"{found.sram_bytes:,}", "flash": f"{found.flash_bytes:,}"}
+    return {"NPU": f"{found.npu_share:.0%}", "cycles": f"{found.cycles:,}", **memory, **size}
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@
     python examples/mnist.py --seeds 3          # means and spreads over three seeds
     python examples/mnist.py --methods sine ste --epochs 5
 
-Writes <out>/<method>.tflite, <out>/report.md and <out>/report.json. The exit status is 1 if any of
-our files answers differently from its Keras model (`Parity.ok`).
+Writes <out>/<method>.tflite, <out>/report.md and <out>/report.json, and what `qat-round init` asks
+for: <out>/demo.keras and <out>/digits.npz. The exit status is 1 if any of our files answers
+differently from its Keras model (`Parity.ok`).
 """
 
 from __future__ import annotations
@@ -184,6 +185,7 @@ def run_seed(seed: int, args: argparse.Namespace, images: Images) -> Iterator[Ru
     keras.utils.set_random_seed(seed)
     original = train(float_model(), images, args.epochs, FLOAT_RATE)
     accuracy = keras_accuracy(original, images)
+    keep_float(original, images, args.out)
     for name in args.methods:
         keras.utils.set_random_seed(seed)  # so that no method depends on those before it
         began = time.perf_counter()
@@ -200,6 +202,12 @@ def run_seed(seed: int, args: argparse.Namespace, images: Images) -> Iterator[Ru
             parity=qr.verify_tflite(model, tflite, images.test),
             seconds=seconds,
         )
+
+
+def keep_float(model: keras.Model, images: Images, out: pathlib.Path) -> None:
+    """Writes the float model and its training images, for `qat-round init` and `run`."""
+    model.save(out / "demo.keras")
+    np.savez_compressed(out / "digits.npz", x=images.train, y=images.train_digits)
 
 
 COLUMNS = (

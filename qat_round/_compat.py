@@ -125,8 +125,16 @@ def smart_cond(pred: Any, true_fn: Callable[[], Any], false_fn: Callable[[], Any
 
 def uncast(x: Any) -> Any:
     """A variable that mixed precision shows in half precision as it is kept; else x itself."""
-    is_cast = isinstance(x, keras.src.mixed_precision.autocast_variable.AutoCastVariable)
-    return x._variable if is_cast else x
+    return x._variable if _is_cast(x) else x
+
+
+def shown_dtype(x: Any) -> tf.DType:
+    """The dtype in which layers see x; as `x.dtype`, which is the kept one in tf-keras 2.17."""
+    return x._cast_dtype if _is_cast(x) else x.dtype
+
+
+def _is_cast(x: Any) -> bool:
+    return isinstance(x, keras.src.mixed_precision.autocast_variable.AutoCastVariable)
 
 
 def read_toml(text: str) -> dict[str, Any]:

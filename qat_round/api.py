@@ -17,7 +17,6 @@ from .adopt import (
 )
 from .affine import (
     Grid,
-    fake_quant,
     grid_from_range,
 )
 from .bakeoff import (
@@ -51,6 +50,12 @@ from .distill import (
 )
 from .export import (
     export_tflite,
+)
+from .fake_quantization import (
+    fake_quant,
+)
+from .file_metadata import (
+    add_metadata,
 )
 from .firmware import (
     export_c,
@@ -193,6 +198,7 @@ __all__ = [
     "TanhRound",
     "TensorSpec",
     "adaround",
+    "add_metadata",
     "adopt",
     "annotate_layer",
     "annotate_model",

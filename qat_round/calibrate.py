@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ._compat import keras, tf
+from .mean_ranges import widen_noise
 from .model_data import batches, for_any_batch_size, is_arrays
 from .observing import observing
 from .quantizers import LEARNING, RoundingQuantizer
@@ -103,6 +104,7 @@ def calibrate(
         found = ends.get(tensor.weights["min_var"].ref())
         if found is not None:
             tensor.quantizer.set_range(tensor.weights, found)
+    widen_noise(model)
     _warn_of_zeros(tensors)
     if skipped:
         warnings.warn(

@@ -76,6 +76,18 @@ def packed(whole: np.ndarray) -> np.ndarray:
     return halves[::2] | (halves[1::2] << 4)
 
 
+def unpacked(content: Any, count: int) -> np.ndarray:
+    """The other way round: so many integers, int8.
+
+    Example:
+        >>> unpacked(np.array([241, 7], np.uint8), 3).tolist()
+        [1, -1, 7]
+    """
+    both = np.asarray(content, np.uint8)
+    halves = np.stack([both & 15, both >> 4], -1).ravel()[:count].astype(np.int8)
+    return np.where(halves > 7, halves - 16, halves).astype(np.int8)
+
+
 def _is_near(file: Any, w: Any, layer: Levels) -> bool:
     """Whether the file's weights are the layer's, but for the converter's rounding."""
     if tuple(w.shape) != layer.whole.shape:

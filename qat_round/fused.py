@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 from ._compat import tf
 from .one_call import APART, one_call
-from .rounding import Rounder
+from .rounding import Rounder, exponential
 
 WORTH_COMPILING = 32_768  # values; `math.inf` compiles nothing
-_LIKELY_BATCH = 8  # stands for a batch size that is not known when the graph is made
+_WORTH_LEAVING_NATIVE = 262_144  # values with one grid, of a method that has the native gradient
+_LIKELY_BATCH = 32  # Keras's own; stands for one that is not known when the graph is made
 
 
 class Cells(NamedTuple):
@@ -64,19 +65,30 @@ def pull_back(rounder: Rounder, cells: Cells, x: tf.Tensor, dy: tf.Tensor) -> tf
     return tf.cast(_only_inside(cells, exact, dx), x.dtype)
 
 
-def pull_back_with_sums(
+def pull_back_with_terms(
     rounder: Rounder, cells: Cells, x: tf.Tensor, dy: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """dL/dx as in `pull_back`, and for grids that learn, with y = R(v) step + lo:
+    """dL/dx as in `pull_back`, and what is to be summed for grids that learn.
 
-    dL/dlo = sum(dL/dy - dL/dx),   dL/dstep = sum(R(v) dL/dy - v dL/dx)
+    With y = R(v) step + lo:  dL/dlo = sum(dL/dy - dL/dx),   dL/dstep = sum(R(v) dL/dy - v dL/dx)
     """
     exact, dv = tf.cast(x, tf.float32), tf.cast(dy, tf.float32)
     v = _in_steps(cells, exact)
     dx = _only_inside(cells, exact, rounder.pull_back(v, dv))
-    dlo = _sum_by_cells(cells, dv - dx)
-    dstep = _sum_by_cells(cells, dv * rounder.value(v) - dx * v)
-    return tf.cast(dx, x.dtype), dlo, dstep
+    return tf.cast(dx, x.dtype), dv - dx, dv * rounder.value(v) - dx * v
+
+
+def pull_back_with_term(
+    rounder: Rounder, cells: Cells, x: tf.Tensor, dy: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The same for grids whose step alone learns, with k = lo / step.
+
+    dL/dstep = sum((R(v) + k) dL/dy - (v + k) dL/dx)
+    """
+    exact, dv = tf.cast(x, tf.float32), tf.cast(dy, tf.float32)
+    v, k = _in_steps(cells, exact), cells.lo * cells.per_step
+    dx = _only_inside(cells, exact, rounder.pull_back(v, dv))
+    return tf.cast(dx, x.dtype), dv * (rounder.value(v) + k) - dx * (v + k)
 
 
 @tf.autograph.experimental.do_not_convert  # it would lose what compiled functions close over
@@ -99,7 +111,7 @@ def in_one_pass(
         *tensors: of one shape and dtype.
 
     Returns:
-        What the formula gives: values in the tensors' shape, sums in the cells'.
+        What the formula gives, in the tensors' shape.
     """
     flat = tuple(_flatten(tensor, axis) for tensor in tensors)
     rank, dtype = flat[0].shape.rank, flat[0].dtype
@@ -107,29 +119,36 @@ def in_one_pass(
         key = (formula, _structure(rounder), tuple(state), rank, dtype, len(flat))
         results = _one_function(*key, pays(tensors[0]))(flat, cells, tuple(state.values()))
     else:
-        results = formula(rounder.bind(**state), _spread(cells, rank), *flat)
-    return tf.nest.map_structure(
-        lambda t: _shape_like(t, tensors[0]) if t.shape.rank == rank else t, results
-    )
+        with exponential.compiled(pays(tensors[0])):
+            results = formula(rounder.bind(**state), _spread(cells, rank), *flat)
+    return tf.nest.map_structure(lambda t: _shape_like(t, tensors[0]), results)
 
 
-def whole_state(rounder: Rounder, state: dict[str, Any]) -> dict[str, tf.Tensor]:
+def whole_state(rounder: Rounder, state: dict[str, Any], x: tf.Tensor) -> dict[str, tf.Tensor]:
     """What one pass binds to the Rounder: its knobs, given or as set, and what follows from them.
 
     A Rounder that draws gets a random key as well, so that both ways have the same.
+
+    Args:
+        rounder: the method.
+        state: what takes the place of its knobs.
+        x: what the pass is over: its size says by which functions it is computed.
     """
     knobs = {knob: state.get(knob, getattr(rounder, knob)) for knob in rounder.knobs}
     whole = {knob: tf.cast(value, tf.float32) for knob, value in knobs.items()}
     if type(rounder).prepared is not Rounder.prepared:
-        settings = {"rounder": _structure(rounder), "names": tuple(whole)}
+        settings = {"rounder": _structure(rounder), "names": tuple(whole), "compiled": pays(x)}
         whole |= one_call(_prepared, *whole.values(), **settings)
     if rounder.needs_key:
         whole["key"] = state["key"] if "key" in state else rounder.draw_key()
     return whole
 
 
-def _prepared(*knobs: tf.Tensor, rounder: Rounder, names: tuple[str, ...]) -> dict[str, tf.Tensor]:
-    return rounder.bind(**dict(zip(names, knobs, strict=True))).prepared()
+def _prepared(
+    *knobs: tf.Tensor, rounder: Rounder, names: tuple[str, ...], compiled: bool
+) -> dict[str, tf.Tensor]:
+    with exponential.compiled(compiled):
+        return rounder.bind(**dict(zip(names, knobs, strict=True))).prepared()
 
 
 def _in_steps(cells: Cells, x: tf.Tensor) -> tf.Tensor:
@@ -141,21 +160,29 @@ def _only_inside(cells: Cells, x: tf.Tensor, dx: tf.Tensor) -> tf.Tensor:
     return tf.where(inside, dx, tf.zeros_like(dx))
 
 
-def _sum_by_cells(cells: Cells, values: tf.Tensor) -> tf.Tensor:
-    over = {0: None, 1: [0], 2: [0, 2]}[cells.lo.shape.rank]
-    return tf.reduce_sum(values, axis=over)
-
-
 def _is_plain(state: dict[str, tf.Tensor]) -> bool:
     """Whether it is one number for each knob, and a key of two."""
     return all(tensor.shape.rank == (name == "key") for name, tensor in state.items())
 
 
-def pays(x: tf.Tensor) -> bool:
-    """Whether compiling does: one batch size is all that varies and the tensor is large."""
+def pays(x: tf.Tensor, least: int | None = None) -> bool:
+    """Whether compiling does: one batch size is all that varies and the tensor is large.
+
+    Args:
+        x: the tensor.
+        least: how many values; `WORTH_COMPILING` unless given.
+    """
     if x.shape.rank is None or x.shape.as_list().count(None) > 1:
         return False
-    return math.prod(_LIKELY_BATCH if n is None else n for n in x.shape) >= WORTH_COMPILING
+    size = math.prod(_LIKELY_BATCH if n is None else n for n in x.shape)
+    return size >= (WORTH_COMPILING if least is None else least)
+
+
+def is_small(x: tf.Tensor, axis: int | None) -> bool:
+    """Whether TensorFlow's own op, forward and backward, is at least as fast as a compiled pass."""
+    if axis is None:
+        return not pays(x, max(WORTH_COMPILING, _WORTH_LEAVING_NATIVE))
+    return axis % x.shape.rank == x.shape.rank - 1 and not pays(x)
 
 
 def _structure(rounder: Rounder) -> Rounder:
@@ -187,7 +214,8 @@ def _one_function(
     )
     def run(tensors: Any, cells: Cells, values: Any) -> Any:
         bound = rounder.bind(**dict(zip(names, values, strict=True)))
-        return formula(bound, _spread(cells, rank), *tensors)
+        with exponential.compiled(compiled):
+            return formula(bound, _spread(cells, rank), *tensors)
 
     return run
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ._compat import is_exporting, keras, tf
-from .affine import Grid, fake_quant, native_fake_quant
+from .affine import Grid, native_fake_quant
+from .fake_quantization import fake_quant
 from .fixed_point import half_away
 from .notes import GridNote, SumNote, note_grid
 from .observing import is_bypassed, quantize

@@ -8,6 +8,7 @@ import hashlib
 import os
 from typing import Any
 
+from .file_metadata import read_metadata
 from .tables import as_text
 from .tflite_file import TFLiteFile
 
@@ -22,6 +23,7 @@ class Inspection:
         float_operators: the same of those that compute in float.
         tensor_types: tensor type -> how many.
         inputs, outputs, tensors: {name, type, shape, scale, zero_point} of each.
+        metadata: what the file says of itself (`qr.add_metadata`), or nothing.
     """
 
     file_bytes: int
@@ -32,6 +34,7 @@ class Inspection:
     inputs: list[dict[str, Any]]
     outputs: list[dict[str, Any]]
     tensors: list[dict[str, Any]]
+    metadata: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -48,7 +51,8 @@ class Inspection:
         for title, group in [*groups, *([("tensors", self.tensors)] if tensors else [])]:
             columns = ("name", "type", "shape", "scale", "zero point")
             text += as_text(title, columns, [_cells(tensor) for tensor in group])
-        return text
+        said = {key: value for key, value in self.metadata.items() if value}
+        return text + "".join(f"{key}: {value}\n" for key, value in said.items())
 
 
 def inspected(tflite: bytes | str | os.PathLike[str]) -> Inspection:
@@ -72,6 +76,7 @@ def inspected(tflite: bytes | str | os.PathLike[str]) -> Inspection:
         inputs=[tensors[i] for i in file.inputs],
         outputs=[tensors[i] for i in file.outputs],
         tensors=tensors,
+        metadata=read_metadata(file.content),
     )
 
 

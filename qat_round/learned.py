@@ -13,7 +13,8 @@ from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 from ._compat import keras, tf
-from .affine import Grid, fake_quant, fake_quant_learned
+from .affine import Grid
+from .fake_quantization import fake_quant, fake_quant_learned, fake_quant_scaled
 from .one_call import one_call
 from .ranges import Range, named
 from .rounding import Rounder
@@ -32,6 +33,7 @@ class Batch(NamedTuple):
         grid_over: makes the Grid of two ends.
         rounder: the method.
         state: what is bound to it.
+        growth: what is trained of the range.
         parts: of how many parts of the values x is one; replicas have one each.
     """
 
@@ -40,7 +42,13 @@ class Batch(NamedTuple):
     grid_over: Callable[[tf.Tensor, tf.Tensor], Grid]
     rounder: Rounder
     state: dict[str, Any]
+    growth: Any
     parts: int = 1
+
+    @property
+    def count(self) -> tf.Tensor:
+        """Of how many values a gradient is the sum, over all grids and replicas."""
+        return tf.cast(tf.size(self.x) * self.parts, tf.float32)
 
 
 class _Growing(Range):
@@ -125,10 +133,24 @@ class Learned(_Growing):
 
     def train(self, batch: Batch) -> tf.Tensor:
         """The batch on its grid, with gradients for the ends."""
+        if not self.zero_point:
+            grid = self._learning(batch, batch.grid_over(*map(tf.stop_gradient, batch.ends)))
+            return fake_quant_scaled(batch.x, grid, batch.rounder, **batch.state)
         grid, lo = _scaled_gradients(batch), batch.ends[0]
-        if self.zero_point:  # the lower end is nudged to a whole zero point: straight through
-            grid = grid._replace(nudged_lo=lo + tf.stop_gradient(grid.nudged_lo - lo))
+        # the lower end is nudged to a whole zero point: straight through
+        grid = grid._replace(nudged_lo=lo + tf.stop_gradient(grid.nudged_lo - lo))
         return fake_quant_learned(batch.x, grid, batch.rounder, **batch.state)
+
+    def _learning(self, batch: Batch, grid: Grid) -> Grid:
+        """The grid with a step that hands its gradient on to g, at once: s = g s0, ds/dg = s/g."""
+        fields = grid.step, grid.zero_point, tf.stop_gradient(batch.growth), batch.count
+        factor = one_call(_factor_for_growth, *fields, qmax=grid.qmax, rate=self.rate)
+
+        @tf.custom_gradient
+        def step(growth: tf.Tensor) -> tuple[tf.Tensor, Any]:
+            return tf.identity(grid.step), lambda ds: one_call(_finite, ds * factor)
+
+        return grid._replace(step=step(tf.convert_to_tensor(batch.growth)))
 
 
 @named("pact")
@@ -174,7 +196,7 @@ class Pact(_Growing):
         return state
 
     def ends(self, weights: dict[str, Any], levels: int) -> tuple[tf.Tensor, tf.Tensor]:
-        growth = _held(1.0 + self.rate * (weights["growth"] - 1.0))
+        growth = _held(_sped_up(weights["growth"], self.rate))
         return tf.convert_to_tensor(weights["min_var"]), weights["max_var"] * growth
 
     def train(self, batch: Batch) -> tf.Tensor:
@@ -206,13 +228,17 @@ def _grown(
     rate: float,
     levels: int,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    growth = _held(1.0 + rate * (growth - 1.0))
+    growth = _held(_sped_up(growth, rate))
     lo, hi = lo * growth, hi * growth
     if offset is None:
         return lo, hi
     step = tf.stop_gradient(hi - lo) / levels
     moved = rate * offset * tf.cast(lo < 0.0, lo.dtype) * step
     return tf.minimum(lo + moved, 0.0), tf.maximum(hi + moved, 0.0)
+
+
+def _sped_up(growth: Any, rate: float) -> tf.Tensor:
+    return tf.convert_to_tensor(growth) if rate == 1.0 else 1.0 + rate * (growth - 1.0)
 
 
 def _held(growth: tf.Tensor) -> tf.Tensor:
@@ -227,8 +253,7 @@ def _held(growth: tf.Tensor) -> tf.Tensor:
 def _scaled_gradients(batch: Batch) -> Grid:
     """The grid, with LSQ's factor 1/sqrt(n qmax) (and 1/s0^2) on the gradients of what made it."""
     grid = batch.grid_over(*batch.ends)
-    count = tf.cast(tf.size(batch.x) * batch.parts, tf.float32)
-    fields = grid.step, grid.nudged_lo, grid.zero_point, count
+    fields = grid.step, grid.nudged_lo, grid.zero_point, batch.count
     step, lowest = one_call(_with_scaled_gradients, *fields, qmax=grid.qmax)
     return grid._replace(step=step, nudged_lo=lowest)
 
@@ -236,21 +261,40 @@ def _scaled_gradients(batch: Batch) -> Grid:
 def _with_scaled_gradients(
     step: tf.Tensor, lowest: tf.Tensor, zero_point: tf.Tensor, count: tf.Tensor, qmax: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    count = count / tf.cast(tf.size(step), tf.float32)
-    above = tf.maximum(float(qmax) - tf.stop_gradient(zero_point), 1.0)
-    factor = tf.math.rsqrt(tf.maximum(count, 1.0) * above) / tf.square(tf.stop_gradient(step))
+    factor = _lsq_factor(tf.stop_gradient(step), tf.stop_gradient(zero_point), count, qmax)
+    factor = factor / tf.square(tf.stop_gradient(step))
     return _with_gradient_times(step, factor), _with_gradient_times(lowest, factor)
+
+
+def _factor_for_growth(
+    step: tf.Tensor,
+    zero_point: tf.Tensor,
+    growth: tf.Tensor,
+    count: tf.Tensor,
+    *,
+    qmax: int,
+    rate: float,
+) -> tf.Tensor:
+    """dL/dg of dL/ds, with ds/dg = s/g, LSQ's factor and 1/s^2."""
+    held = _held(_sped_up(growth, rate))
+    return rate * _lsq_factor(step, zero_point, count, qmax) / (step * held)
+
+
+def _lsq_factor(step: tf.Tensor, zero_point: tf.Tensor, count: tf.Tensor, qmax: int) -> tf.Tensor:
+    """1/sqrt(n qmax), for n values with one step and qmax levels above 0."""
+    count = count / tf.cast(tf.size(step), tf.float32)
+    above = tf.maximum(float(qmax) - zero_point, 1.0)
+    return tf.math.rsqrt(tf.maximum(count, 1.0) * above)
 
 
 @tf.custom_gradient
 def _with_gradient_times(x: tf.Tensor, factor: tf.Tensor) -> tuple[tf.Tensor, Any]:
-    """x; a gradient that is not finite counts as 0, so that no batch can end the learning."""
+    return tf.identity(x), lambda dy: (_finite(dy * factor), tf.zeros_like(factor))
 
-    def pull_back(dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        scaled = dy * factor
-        return tf.where(tf.math.is_finite(scaled), scaled, 0.0), tf.zeros_like(factor)
 
-    return tf.identity(x), pull_back
+def _finite(gradient: tf.Tensor) -> tf.Tensor:
+    """A gradient; one that is not finite counts as 0, so that no batch can end the learning."""
+    return tf.where(tf.math.is_finite(gradient), gradient, 0.0)
 
 
 def _check_positive(owner: Any, setting: str) -> None:

@@ -20,12 +20,14 @@ class QuantizationLog(keras.callbacks.Callback):  # type: ignore[misc, name-defi
         range/low, range/high, scale  of every tensor with one grid (of channels: the widest)
         rounding_error                mean |w - q(w)| of weights, in steps, 0 to 0.25 or so
         moved                         share of weights on another level than an epoch ago
+        turned                        share of weights that moved the other way than when they last
+                                      moved: what oscillates (step by step: `OscillationMonitor`)
         clipped                       share of `inputs`' activations outside of their range
         skipped                       batches that moved no range, because they held or gave NaN or
                                       infinity (or no sample); of tensors whose range follows data
     and to Keras's own logs (History, CSVLogger) the means over all tensors, as `q_rounding_error`,
-    `q_moved` and `q_clipped`, and of `skipped` the most, as `q_skipped`. Put it in front of a
-    CSVLogger, which writes what came before it.
+    `q_moved`, `q_turned` and `q_clipped`, and of `skipped` the most, as `q_skipped`. Put it in
+    front of a CSVLogger, which writes what came before it.
 
     Args:
         log_dir: where TensorBoard looks; None for Keras's logs alone.
@@ -41,11 +43,13 @@ class QuantizationLog(keras.callbacks.Callback):  # type: ignore[misc, name-defi
         self._writer = None if log_dir is None else tf.summary.create_file_writer(str(log_dir))
         self._inputs = inputs
         self._levels: dict[str, np.ndarray] = {}
+        self._direction: dict[str, np.ndarray] = {}
         self._batches = 0
         self._seen: dict[str, float] = {}
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._levels = {t.path: _levels(t)[0] for t in self._weights()}
+        self._direction = {path: np.zeros_like(levels) for path, levels in self._levels.items()}
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._batches, self._seen = 0, _seen(self.model)
@@ -57,10 +61,7 @@ class QuantizationLog(keras.callbacks.Callback):  # type: ignore[misc, name-defi
         found = {t.path: _range(t) for t in quantized_tensors(self.model) if t.is_ours}
         for tensor in self._weights():
             levels, error = _levels(tensor)
-            before = self._levels.get(tensor.path, levels)
-            moved = float(np.mean(levels != before))
-            found[tensor.path] |= {"rounding_error": error, "moved": moved}
-            self._levels[tensor.path] = levels
+            found[tensor.path] |= {"rounding_error": error, **self._moves(tensor.path, levels)}
         if self._inputs is not None:
             for path, share in clipped_shares(self.model, self._inputs).items():
                 found[path]["clipped"] = share
@@ -73,6 +74,14 @@ class QuantizationLog(keras.callbacks.Callback):  # type: ignore[misc, name-defi
     def on_train_end(self, logs: Any = None) -> None:
         if self._writer is not None:
             self._writer.flush()
+
+    def _moves(self, path: str, levels: np.ndarray) -> dict[str, float]:
+        """Shares of weights that moved and that turned since the last epoch."""
+        change = np.sign(levels - self._levels[path])
+        turned = change * self._direction[path] < 0.0
+        self._direction[path] = np.where(change != 0.0, change, self._direction[path])
+        self._levels[path] = levels
+        return {"moved": float(np.mean(change != 0.0)), "turned": float(np.mean(turned))}
 
     def _weights(self) -> list[QuantizedTensor]:
         return [t for t in quantized_tensors(self.model) if t.variable is not None and t.is_ours]
@@ -167,7 +176,7 @@ def _seen(model: Any) -> dict[str, float]:
 
 
 def _means(found: dict[str, dict[str, float]]) -> dict[str, float]:
-    names = ("rounding_error", "moved", "clipped")
+    names = ("rounding_error", "moved", "turned", "clipped")
     values = {n: [f[n] for f in found.values() if n in f] for n in names}
     means = {f"q_{n}": float(np.mean(given)) for n, given in values.items() if given}
     skipped = [f["skipped"] for f in found.values() if "skipped" in f]

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ._compat import smart_cond, tf, uncast
+from ._compat import shown_dtype, smart_cond, tf, uncast
 from .notes import GridNote, note_grid
 
 Observer = Callable[[Any, tf.Tensor, dict[str, tf.Variable]], tf.Tensor]
@@ -41,7 +41,7 @@ def is_bypassed() -> bool:
 @tf.autograph.experimental.do_not_convert  # there is nothing in it that autograph has to convert
 def quantize(quantizer: Any, x: Any, training: Any, weights: dict[str, Any]) -> tf.Tensor:
     """What an open observer gives; else what the quantizer gives in training, or not."""
-    dtype, x = x.dtype, uncast(x)
+    dtype, x = shown_dtype(x), uncast(x)
     if _observers:
         y = _observers[-1](quantizer, x, weights)
     else:

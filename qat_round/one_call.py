@@ -24,7 +24,8 @@ _MANY = 60  # operations
 def one_call(function: Callable[..., Any], *tensors: Any, **settings: Any) -> Any:
     """`function(*tensors, **settings)`, as one operation in a graph.
 
-    In a graph for a file it stays what it is, so that converters see plain operations.
+    Outside of graphs, and in a graph for a file, it stays what it is, so that nothing is traced for
+    one call, and converters see plain operations.
 
     Args:
         function: of this package, at the top of a module; it gives tensors alone and uses none but
@@ -40,7 +41,11 @@ def one_call(function: Callable[..., Any], *tensors: Any, **settings: Any) -> An
         3.0
     """
     given = [tf.convert_to_tensor(tensor) for tensor in tensors]
-    if is_exporting() or any(tensor.shape.rank is None for tensor in given):
+    if (
+        tf.executing_eagerly()
+        or is_exporting()
+        or any(tensor.shape.rank is None for tensor in given)
+    ):
         return function(*given, **settings)
     signature = tuple((tuple(t.shape.as_list()), t.dtype) for t in given)
     return _traced(function, tuple(settings.items()), signature)(*given)

@@ -15,13 +15,13 @@ from .affine import (
     Grid,
     check_bits,
     constant_fake_quant,
-    fake_quant,
     grid_from_range,
     native_fake_quant,
     stored_grid,
     with_a_width,
 )
 from .exact import noted_pending, on_wide_grid, rounded
+from .fake_quantization import fake_quant
 from .learned import Batch, Learned, Pact
 from .observing import quantize
 from .one_call import one_call
@@ -162,7 +162,8 @@ class RoundingQuantizer(Quantizer):
         if isinstance(self.range, LEARNING):
             ends = self.range.ends({**weights, "min_var": ends[0], "max_var": ends[1]}, self.levels)
             parts = 1 if self.is_for_weights or isinstance(x, tf.Variable) else replicas()
-            batch = Batch(self.joined(x), ends, self._over, self.rounder, state, parts)
+            growth = weights["growth"]
+            batch = Batch(self.joined(x), ends, self._over, self.rounder, state, growth, parts)
             y = self.range.train(batch)
         else:
             y = fake_quant(self.joined(x), self._over(ends[0], ends[1]), self.rounder, **state)
@@ -182,7 +183,7 @@ class RoundingQuantizer(Quantizer):
     def _over(self, lo: Any, hi: Any) -> Grid:
         bits, narrow = self.bits, self.narrow_range
         tensors = one_call(_grid_tensors, lo, hi, bits=bits, narrow=narrow, off_ties=self.off_ties)
-        return Grid(*tensors, *(bits, narrow, self.grid_axis))
+        return Grid._make([*tensors, bits, narrow, self.grid_axis])
 
     def measure(self, x: tf.Tensor) -> tf.Tensor:
         """This tensor's own ends, [lo, hi], as this quantizer would set them."""

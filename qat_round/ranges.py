@@ -202,14 +202,15 @@ def measure(
     ratio = 0.0  # of the ends, hi / -lo
     if symmetric:
         ratio = 1.0 if narrow_range else (2**bits - 2) / 2**bits
-    return one_call(_holding_zero, lo, hi, ratio=ratio)
+    return one_call(_holding_zero, lo, hi, ratio=ratio, may_be_empty=not x.shape.num_elements())
 
 
-def _holding_zero(lo: tf.Tensor, hi: tf.Tensor, ratio: float) -> tf.Tensor:
+def _holding_zero(lo: tf.Tensor, hi: tf.Tensor, ratio: float, may_be_empty: bool) -> tf.Tensor:
     """[lo, hi] moved to hold 0, and to a ratio of hi / -lo if that is not 0."""
     is_empty = lo > hi  # +inf and -inf, the ends of nothing
-    lo = tf.where(is_empty, math.nan, tf.minimum(lo, 0.0))
-    hi = tf.where(is_empty, math.nan, tf.maximum(hi, 0.0))
+    lo, hi = tf.minimum(lo, 0.0), tf.maximum(hi, 0.0)
+    if may_be_empty:
+        lo, hi = tf.where(is_empty, math.nan, lo), tf.where(is_empty, math.nan, hi)
     if ratio:
         lo, hi = tf.minimum(lo, -hi / ratio), tf.maximum(hi, -lo * ratio)
     return tf.stack([lo, hi])

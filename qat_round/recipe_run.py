@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import json
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +26,7 @@ from .parity import Parity
 from .recipe_file import quantize_settings
 from .recipe_parts import Recipe
 from .recipes import recipes
+from .tensors import quantized_tensors
 from .tflite_file import Runner, TFLiteFile, sliced
 from .training import check_labels, gives_probabilities, train_epochs
 from .verify import verify_tflite
@@ -111,10 +114,11 @@ class Run:
 
         def make() -> Any:
             keras.utils.set_random_seed(recipe.seed)
-            self.told("quantizing and calibrating")
+            self.told(f"quantizing {recipe.model.path}")
             settings = quantize_settings(recipe.quantize)
             model = quantize_model(recipe.model.path, safe_mode=recipe.model.safe_mode, **settings)
             samples = self.train.part(0, recipe.data.calibration).inputs
+            self.told(f"calibrating {_on_grids(model)}")
             return calibrate(model, samples, method=recipe.data.method or self._asks("calibrate"))
 
         model, history = train_epochs(
@@ -230,6 +234,16 @@ _TRAINED_WITH = (
 )
 
 
+def _on_grids(model: Any) -> str:
+    """What is quantized, in a line."""
+    found = [
+        ("weights" if t.variable is not None else "activations", t.bits)
+        for t in quantized_tensors(model)
+    ]
+    counts = collections.Counter(found).items()
+    return ", ".join(f"{count} {kind} of {bits} bits" for (kind, bits), count in counts)
+
+
 def run_recipe(recipe: Recipe, **progress: Any) -> dict[str, Any]:
     """Does what a recipe says; arguments and result are those of `Run`."""
     return Run(recipe, **progress)()
@@ -244,6 +258,8 @@ def save_model(model: Any, path: pathlib.Path | str) -> None:
     try:
         model.optimizer, model._is_compiled = None, False  # their state is no part of what ships
         model.save(beside)
+        with beside.open("rb+") as file:
+            os.fsync(file.fileno())
         beside.replace(target)
     finally:
         model.optimizer, model._is_compiled = optimizer, is_compiled

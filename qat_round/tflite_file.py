@@ -140,7 +140,8 @@ class Runner:
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Runs one batch, {input name: array}; outputs in the order of `self.outputs`.
 
-        A file of a fixed batch size runs that many samples, or fewer.
+        A file of a fixed batch size runs that many samples, or fewer. What an operator carries from
+        call to call (TFLite's own LSTM) starts afresh.
         """
         self._samples = None
         fixed = self.fixed_batch()
@@ -151,6 +152,7 @@ class Runner:
             inputs = {name: _padded(array, fixed) for name, array in inputs.items()}
         for name, details in self.inputs.items():
             self._interpreter.set_tensor(details["index"], quantized(inputs[name], details))
+        self._interpreter.reset_all_variables()
         try:
             self._interpreter.invoke()
         except RuntimeError as error:

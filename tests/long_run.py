@@ -1,6 +1,6 @@
 """Trains 2,000 steps and tells memory, traces and times; run by test_long_run.py.
 
-usage: long_run.py steps | models
+usage: long_run.py steps | models | models-stock | models-float
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 
 import nets
 import numpy as np
+import tensorflow_model_optimization as tfmot
 import tf_keras as keras
 
 import qat_round as qr
@@ -55,13 +56,20 @@ def train() -> dict:
     return {"memory": meter.memory, "times": meter.times, "traces": meter.traces}
 
 
-def make_models() -> dict:
+def train_one(kind: str) -> None:
+    """One model of a kind, made and trained for a step; gone when it returns."""
+    net = nets.dense_net()
+    if kind == "models":
+        net = qr.calibrate(qr.quantize_model(net, "sine"), nets.vectors())
+    elif kind == "models-stock":
+        net = tfmot.quantization.keras.quantize_model(net)
+    nets.steps(nets.ready(net), nets.vectors(), np.arange(64) % 3, 1)
+
+
+def make_models(kind: str) -> dict:
     memory = []
     for _ in range(MODELS):
-        model = nets.ready(qr.quantize_model(nets.dense_net(), "sine"))
-        qr.calibrate(model, nets.vectors())
-        nets.steps(model, nets.vectors(), np.arange(64) % 3, 1)
-        del model
+        train_one(kind)
         keras.backend.clear_session()
         gc.collect()
         memory.append(resident_mb())
@@ -70,4 +78,5 @@ def make_models() -> dict:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(train() if sys.argv[1] == "steps" else make_models()))
+    what = sys.argv[1]
+    sys.stdout.write(json.dumps(train() if what == "steps" else make_models(what)))

@@ -167,3 +167,20 @@ def test_a_calibrated_net_predicts_nearly_as_the_float_one(float_net, pictures):
     model = qr.calibrate(fresh(float_net), pictures[0])
     given, ours = (nets.predicted(m, pictures[0]).argmax(1) for m in (float_net, model))
     assert np.mean(given == ours) > 0.98
+
+
+def test_a_mean_of_nothing_but_noise_has_no_step_finer_than_means_have():
+    """A layer norm behind another one: its mean is a float's rounding noise, 1e-8."""
+    x = keras.Input((24,))
+    normed = keras.layers.LayerNormalization(name="first")(x)
+    model = keras.Model(x, keras.layers.LayerNormalization(name="second")(normed))
+    data = np.random.default_rng(0).normal(size=(64, 24)).astype(np.float32)
+    found = qr.calibrate(qr.quantize_model(model), data)
+    tensors = {t.path: t for t in quantized_tensors(found) if t.variable is None}
+    step = {path: float(t.scale_and_zero_point()[0]) for path, t in tensors.items()}
+    assert step["quant_second_mean/output"] == pytest.approx(
+        step["quant_first_normalized/output"] / 24, rel=1e-5
+    )
+    lo, hi = (tensors["quant_first_mean/output"].weights[end] for end in ("min_var", "max_var"))
+    means = data.mean(-1)
+    np.testing.assert_allclose([lo, hi], [means.min(), means.max()], rtol=1e-5)  # is no noise

@@ -282,6 +282,21 @@ def test_broken_images_are_named_and_counted(tmp_path):
         read_data(tmp_path, shape=(4, 4, 1))
 
 
+def test_a_folder_with_a_broken_image_is_refused_before_training(here, tmp_path, capsys):
+    image = pytest.importorskip("PIL.Image")
+    (tmp_path / "ones").mkdir()
+    for number in range(3):
+        image.new("L", (12, 12), 40 * number).save(tmp_path / "ones" / f"{number}.png")
+    whole = (tmp_path / "ones" / "1.png").read_bytes()
+    (tmp_path / "ones" / "1.png").write_bytes(whole[: len(whole) // 2])
+    argv = ["train", "out/net_int8.keras", "-o", "w.keras", "--data", str(tmp_path)]
+    assert main(argv) == 2
+    said = told(capsys)
+    assert "1 of 3 images cannot be read" in said
+    assert "1.png" in said
+    assert not (here / "w.keras").exists()
+
+
 def test_labels_that_do_not_fit_are_refused_before_training(here, capsys):
     data = np.load("data.npz")
     np.savez("wrong.npz", x=data["x"], y=data["y"] + 5)
@@ -296,10 +311,11 @@ def test_data_without_labels_is_refused_for_training(here, capsys):
     assert "--labels" in told(capsys)
 
 
-def test_a_folder_that_cannot_be_written_is_named(here, capsys):
-    argv = ["export", "out/net_int8.keras", "-o", "/proc/nowhere/model.tflite"]
+@pytest.mark.parametrize("folder", ["/proc/nowhere", "/proc"])  # missing; not even root may write
+def test_a_folder_that_cannot_be_written_is_named(folder, here, capsys):
+    argv = ["export", "out/net_int8.keras", "-o", f"{folder}/model.tflite"]
     assert main(argv) == 2
-    assert "/proc/nowhere" in told(capsys)
+    assert repr(folder) in told(capsys)
 
 
 def test_a_full_disk_leaves_the_old_file(here, capsys, monkeypatch):

@@ -7,6 +7,7 @@ import os
 import nets
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import qat_round as qr
 from qat_round.export import write_file
@@ -223,3 +224,16 @@ def test_a_float16_file_answers_as_the_float_model(is_quantized, tuned, float_ne
 def test_a_float16_file_refuses_a_batch_size_below_one(float_net):
     with pytest.raises(ValueError, match="export_float16: batch_size=0"):
         qr.export_float16(float_net, batch_size=0)
+
+
+def test_tensorflow_gives_a_savedmodel_and_stablehlo_of_it(tuned, pictures, tmp_path):
+    model, images = tuned("ste"), tf.constant(pictures[0][:32])
+    ours = model(images, training=False).numpy()
+    model.export(str(tmp_path / "saved"))
+    loaded = tf.saved_model.load(str(tmp_path / "saved"))  # its variables live as long as it
+    saved = loaded.serve(images).numpy()
+    step = qr.verify_tflite(model, qr.export_tflite(model), pictures[0][:1]).outputs[0].step
+    assert np.abs(saved - ours).max() <= 1.001 * step
+    infer = tf.function(lambda x: model(x, training=False), jit_compile=True, autograph=False)
+    text = infer.experimental_get_compiler_ir(images)(stage="stablehlo")
+    assert "stablehlo.convolution" in str(text)

@@ -55,6 +55,17 @@ def test_parts_that_share_a_layer_are_connected():
     assert len(intake.to_functional(keras.Model([a, b], [dense(a), dense(b)])).outputs) == 2
 
 
+def test_weights_that_two_layers_train_are_refused():
+    x = keras.Input([4], name="x")
+    first, second = L.Dense(4, name="first"), L.Dense(4, name="second")
+    model = keras.Model(x, second(first(x)), name="tied")
+    second._trainable_weights[0] = second.kernel = first.kernel
+    with pytest.raises(ValueError, match="'first' and 'second' of model 'tied' share the weight"):
+        intake.to_functional(model)
+    first.trainable = second.trainable = False
+    assert len(intake.to_functional(model).layers) == 3
+
+
 def test_unused_input_is_taken():
     a, b = keras.Input([4]), keras.Input([4])
     assert len(intake.to_functional(keras.Model([a, b], L.Dense(1)(a))).inputs) == 2

@@ -33,7 +33,10 @@ def test_memory_is_flat_over_2000_steps_and_nothing_is_traced_again():
 
 
 def test_models_that_are_gone_leave_only_what_tensorflow_keeps():
-    """Its registry of custom gradients holds each training graph: some 15 MB a model."""
-    found = run("models")
-    assert found["alive"] == 0
-    assert slope(found["memory"]) < 20.0, found["memory"]
+    """Keras's optimizer has a gradient of its own in each training graph (that of `all_reduce`).
+
+    TensorFlow's registry of such gradients keeps the graph, of float and of stock models too.
+    """
+    ours, stock = run("models"), run("models-stock")
+    assert ours["alive"] == 0
+    assert slope(ours["memory"]) < slope(stock["memory"]) + 4.0, (ours["memory"], stock["memory"])

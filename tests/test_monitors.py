@@ -45,6 +45,29 @@ def test_weights_that_do_not_train_do_not_move():
     assert "q_clipped" not in history.history
 
 
+def test_a_weight_that_goes_to_and_fro_counts_as_turned():
+    log = qr.QuantizationLog()
+    log.set_model(ready_model())
+    log.on_train_begin()
+    (tensor, *_) = log._weights()
+    found = []
+    for sign in (1.0, -1.0, -1.0):  # up, back, on in the same direction
+        step = tensor.quantizer.grid(tensor.weights).step
+        shift = np.zeros(tensor.variable.shape, np.float32)
+        at = np.unravel_index(np.argmin(np.abs(in_steps(tensor).numpy())), shift.shape)
+        at = found[0][0] if found else at
+        shift[at] = sign * float(np.ravel(step)[at[-1] if np.size(step) > 1 else 0])
+        tensor.variable.assign_add(shift)
+        log.on_epoch_begin(0)
+        logs: dict[str, float] = {}
+        log.on_epoch_end(0, logs)
+        found.append((at, logs["q_moved"], logs["q_turned"]))
+    moved, turned = zip(*[(m, t) for _, m, t in found], strict=True)
+    assert min(moved) > 0.0
+    assert turned[0] == turned[2] == 0.0
+    assert turned[1] == moved[1]
+
+
 def test_tensorboard_gets_a_curve_for_each_tensor(tmp_path):
     fitted([qr.QuantizationLog(tmp_path)])
     (file,) = tmp_path.iterdir()
@@ -56,6 +79,7 @@ def test_tensorboard_gets_a_curve_for_each_tensor(tmp_path):
     assert "scale/quant_last/kernel" in tags
     assert "range/high/quant_last/output" in tags
     assert "rounding_error/quant_dense_a/kernel" in tags
+    assert "turned/quant_dense_a/kernel" in tags
 
 
 def test_what_lies_outside_of_a_range_counts_as_clipped():

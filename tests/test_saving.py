@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import subprocess
 import sys
@@ -181,6 +182,19 @@ def test_an_annotated_model_can_be_saved_before_it_is_quantized(tmp_path):
     model = qr.quantize_apply(qr.load_model(tmp_path / "annotated.h5"))
     kernels = [t.quantizer for t in quantized_tensors(model) if t.variable is not None]
     assert [quantizer.rounder.name for quantizer in kernels] == ["sine"] * 3
+
+
+@pytest.mark.slow
+def test_every_format_of_every_kind_is_identical_in_another_process(tmp_path):
+    """Float, annotated, quantized, in mid-training, on two replicas; in six formats."""
+    script = [sys.executable, str(TESTS / "across_versions.py")]
+    subprocess.run([*script, "save", str(tmp_path)], check=True, capture_output=True, timeout=900)
+    done = subprocess.run(
+        [*script, "load", str(tmp_path)], check=True, capture_output=True, text=True, timeout=900
+    )
+    found = json.loads(done.stdout)
+    assert len(found) == 30
+    assert set(found.values()) == {0.0}, found
 
 
 def test_a_file_that_lacks_a_quantizers_state_is_refused(models, tmp_path):

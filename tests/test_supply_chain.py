@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.machinery
+import importlib.util
 import pathlib
 import subprocess
 import sys
@@ -26,6 +28,17 @@ def test_every_dependency_says_its_licence():
     lines = done.stdout.splitlines()
     assert any(line.startswith("tensorflow ") for line in lines)
     assert [line for line in lines if line.endswith("not said")] == []
+
+
+def test_a_locked_version_that_is_unsafe_is_found():
+    audit = importlib.machinery.SourceFileLoader("audit", str(ROOT / "tools/audit.py"))
+    found = importlib.util.module_from_spec(importlib.util.spec_from_loader("audit", audit))
+    audit.exec_module(found)
+    entry = {"specs": ["<2.0,>=1.0", "==2.3"], "cve": "CVE-1", "id": "x", "advisory": "bad"}
+    known = {"Some_Package": [entry], "other": [entry], "$meta": {}}
+    for version, count in {"1.5": 1, "2.3": 1, "2.0": 0, "0.9": 0}.items():
+        assert len(found.findings({"some-package": version}, known)) == count
+    assert len(found.locked(ROOT / "requirements-dev.lock")) > 100
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ PAGES = {  # file of the repository -> page of the site
     "benchmarks/results/accuracy.md": "accuracy.md",
     "benchmarks/results/adaround.md": "adaround.md",
     "benchmarks/results/peers.md": "peers.md",
+    "benchmarks/results/devices.md": "devices_table.md",
     "benchmarks/results/random_graphs.md": "random_graphs.md",
 }
 _LINK = re.compile(r"(\]\()([^)#\s:]+)(#[^)\s]*)?(\))")

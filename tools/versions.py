@@ -23,7 +23,7 @@ LOWEST = ("click==8.1.0", "numpy==1.26.0", "rich==13.0.0")
 SETS = {  # name: (python, what is pinned)
     "3.10-oldest": (
         "3.10",
-        ("tensorflow==2.16.1", "tf-keras==2.16.0", "tensorflow-model-optimization==0.8.0", *LOWEST),
+        ("tensorflow==2.17.0", "tf-keras==2.17.0", "tensorflow-model-optimization==0.8.0", *LOWEST),
     ),
     "3.11": ("3.11", ("tensorflow==2.21.*", "tf-keras==2.21.*")),
     "3.12-oldest": ("3.12", ("tensorflow==2.19.*", "tf-keras==2.19.*")),

@@ -56,6 +56,7 @@ class _Reader:
         _warn_of_losses(model)
         inputs = [self._input(tensor) for tensor in model.inputs]
         outputs = self._open(model, inputs, (), {})
+        _require_own_weights(self.layers, model.name)
         pack = tf.nest.pack_sequence_as
         return Graph(
             name=model.name,
@@ -144,6 +145,21 @@ def _warn_of_losses(model: Any) -> None:
             "no part of its outputs: they are not in the copy. Add them to it again.",
             stacklevel=6,
         )
+
+
+def _require_own_weights(layers: Mapping[str, Any], model: str) -> None:
+    """Raises if two layers train one variable: their copies would part, each with its own scale."""
+    owners: dict[int, str] = {}
+    for name, layer in layers.items():
+        for variable in layer.trainable_weights:
+            first = owners.setdefault(id(variable), name)
+            if first != name:
+                raise ValueError(
+                    f"Layers '{first}' and '{name}' of model '{model}' share the weight "
+                    f"'{variable.name}', which each would quantize by a scale of its own. Call one "
+                    "layer twice instead, or give each its own weights; frozen layers "
+                    "(trainable=False) may share."
+                )
 
 
 def read_layer(layer: Any, name: str) -> Part:

@@ -125,7 +125,7 @@ def _layers(model: Any, tflite: bytes, inputs: Any) -> dict[str, Any]:
     rows_in = {k: v[:128] for k, v in inputs.items()} if isinstance(inputs, dict) else inputs[:128]
     found = compare_layers(model, tflite, rows_in).to_dict()
     layers = list(found.get("layers", ()))
-    columns = list(layers[0]) if layers else ["layer"]
+    columns = [column for column in (layers[0] if layers else ("layer",)) if column != "tensor"]
     rows = [[layer[column] for column in columns] for layer in layers]
     named = [column.replace("_", " ") for column in columns]
     text = f"{found.get('reason', '')}"
@@ -165,7 +165,7 @@ def _history(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     loss = {"loss": [epoch["loss"] for epoch in history]}
     shown = [(plots.lines(loss, "epoch", "loss", "Training loss by epoch"), "Training loss")]
     knobs = {
-        f"{path} {knob}": [epoch["knobs"][path][knob] for epoch in history]
+        f"{measure.short(path)} {knob}": [epoch["knobs"][path][knob] for epoch in history]
         for path, found in history[-1]["knobs"].items()
         for knob in found
     }
@@ -173,7 +173,9 @@ def _history(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         first = dict(list(knobs.items())[:8])
         shown.append((plots.lines(first, "epoch", "knob", "Knobs by epoch"), "Knobs"))
     widths = {
-        path: [epoch["ranges"][path][1] - epoch["ranges"][path][0] for epoch in history]
+        measure.short(path): [
+            epoch["ranges"][path][1] - epoch["ranges"][path][0] for epoch in history
+        ]
         for path in list(history[-1]["ranges"])[:12]
     }
     if widths:

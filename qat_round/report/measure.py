@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -55,7 +54,7 @@ def activations(model: Any, inputs: Any) -> list[tuple[str, np.ndarray, float, f
         seen = values.get(tensor.weights["min_var"].ref())
         if tensor.variable is None and seen is not None and tensor.is_ours:
             ends = [float(tensor.weights[end].numpy()) for end in ("min_var", "max_var")]
-            found.append((_short(tensor.path), seen, ends[0], ends[1]))
+            found.append((short(tensor.path), seen, ends[0], ends[1]))
     return found
 
 
@@ -66,7 +65,7 @@ def weight_levels(model: Any) -> list[tuple[str, np.ndarray, int]]:
         if tensor.variable is not None and tensor.is_ours:
             raw = np.ravel(in_steps(tensor).numpy())
             thinned = raw[:: max(1, raw.size // _VALUES)]
-            found.append((_short(tensor.path), thinned, 2 ** (tensor.bits - 1) - 1))
+            found.append((short(tensor.path), thinned, 2 ** (tensor.bits - 1) - 1))
     return found
 
 
@@ -85,7 +84,7 @@ def bits_by_layer(model: Any) -> list[dict[str, Any]]:
         scale, _ = tensor.scale_and_zero_point()
         rows.append(
             {
-                "tensor": _short(tensor.path),
+                "tensor": short(tensor.path),
                 "bits": tensor.bits,
                 "rounder": tensor.quantizer.rounder.name if tensor.is_ours else "TFMOT",
                 "scales": int(np.size(scale)),
@@ -107,10 +106,6 @@ def sizes(file: TFLiteFile) -> dict[str, int]:
     return found
 
 
-def _short(path: str) -> str:
+def short(path: str) -> str:
+    """A tensor's path without the prefixes of quantized layers."""
     return path.removeprefix("quant_").removeprefix("quantize_")
-
-
-def flat(found: Mapping[str, Any], keys: tuple[str, ...]) -> list[list[Any]]:
-    """Some of a mapping's entries as rows."""
-    return [[key, found[key]] for key in keys if key in found]

@@ -20,7 +20,7 @@ PAGE = """<!doctype html>
 @media (prefers-color-scheme: dark) {
   :root { --paper: #0d1117; --ink: #e6edf3; --soft: #9da7b3; --line: #30363d; --mark: #6cb6ff;
     --good: #56d364; --bad: #ff8a80; } }
-body { background: var(--paper); color: var(--ink); max-width: 60rem; margin: 0 auto;
+body { background: var(--paper); color: var(--ink); max-width: 66rem; margin: 0 auto;
   padding: 1rem; font: 1rem/1.5 system-ui, sans-serif; }
 a { color: var(--mark); }
 a:focus-visible, summary:focus-visible, .scroll:focus-visible { outline: 3px solid var(--mark);
@@ -29,7 +29,7 @@ a:focus-visible, summary:focus-visible, .scroll:focus-visible { outline: 3px sol
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; margin: .5rem 0 1.5rem; font-size: .9rem; }
 caption { text-align: left; color: var(--soft); padding: .3rem 0; }
-th, td { border-bottom: 1px solid var(--line); padding: .25rem .7rem; text-align: left; }
+th, td { border-bottom: 1px solid var(--line); padding: .25rem .55rem; text-align: left; }
 td.number { white-space: nowrap; font-variant-numeric: tabular-nums; }
 .verdict { font-size: 1.3rem; font-weight: 600; }
 .good { color: var(--good); } .bad { color: var(--bad); }

@@ -5,11 +5,14 @@ from __future__ import annotations
 import html
 import io
 import os
+import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from ..export import check_writable, write_file
 
 INK, FIRST, SECOND = "#010203", "#2f7ed8", "#d9822b"  # the ink becomes the page's text colour
 _RC: dict[Any, Any] = {
@@ -47,10 +50,12 @@ def _svg(figure: Any, label: str) -> str:
 
 
 def bars(names: Sequence[str], values: Sequence[float], unit: str, label: str) -> str:
-    """Horizontal bars, the first name on top."""
+    """Horizontal bars with their values, the first name on top."""
     figure, axes = _figure(size=(6.8, 0.6 + 0.22 * max(len(names), 2)))
     axis = axes[0, 0]
-    axis.barh(range(len(names)), values, color=FIRST)
+    drawn = axis.barh(range(len(names)), values, color=FIRST)
+    axis.bar_label(drawn, [_short(value) for value in values], padding=3, color=INK, fontsize=8)
+    axis.margins(x=0.1)
     axis.set_yticks(range(len(names)), labels=names)
     axis.invert_yaxis()
     axis.set_xlabel(unit)
@@ -58,15 +63,18 @@ def bars(names: Sequence[str], values: Sequence[float], unit: str, label: str) -
 
 
 def lines(series: Mapping[str, Sequence[float]], x: str, y: str, label: str) -> str:
-    """Curves over 1, 2, 3, ..."""
-    figure, axes = _figure()
+    """Curves over 1, 2, 3, ..., their names beside them."""
+    from matplotlib.ticker import MaxNLocator
+
+    figure, axes = _figure(size=(8.4, 2.6))
     axis = axes[0, 0]
     for name, values in series.items():
         axis.plot(range(1, len(values) + 1), values, marker=".", label=name)
     axis.set_xlabel(x)
     axis.set_ylabel(y)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     if 1 < len(series) <= 12:
-        axis.legend(fontsize=7, frameon=False)
+        axis.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return _svg(figure, label)
 
 
@@ -75,12 +83,18 @@ def steps(apart: np.ndarray, label: str) -> str:
     counts = np.bincount(np.round(apart.ravel()).astype(int).clip(0, 20), minlength=4)
     figure, axes = _figure()
     axis = axes[0, 0]
-    axis.bar(range(len(counts)), np.maximum(counts, 0), color=FIRST)
+    drawn = axis.bar(range(len(counts)), counts, color=FIRST)
+    axis.bar_label(drawn, [_short(int(count)) for count in counts], color=INK, fontsize=8)
     axis.set_yscale("symlog")
+    axis.margins(y=0.15)
     axis.set_xticks(range(len(counts)))
     axis.set_xlabel("distance in steps of the output's grid")
     axis.set_ylabel("values")
     return _svg(figure, label)
+
+
+def _short(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
 
 
 def ranges(tensors: Sequence[tuple[str, np.ndarray, float, float]], label: str) -> str:
@@ -139,6 +153,7 @@ def draw_curves(rounders: Mapping[str, Any], path: str | os.PathLike[str]) -> No
 
     from .._compat import tf
 
+    check_writable(path)
     x = np.linspace(-1.0, 2.0, 1201)
     figure = matplotlib.figure.Figure(figsize=(9.0, 2.2 * -(-len(rounders) // 4)))
     axes = figure.subplots(-(-len(rounders) // 4), 4, squeeze=False)
@@ -148,4 +163,6 @@ def draw_curves(rounders: Mapping[str, Any], path: str | os.PathLike[str]) -> No
         axis.plot(x, rounder(tf.constant(x), training=True).numpy(), color=FIRST)
         axis.set_title(name)
     figure.tight_layout()
-    figure.savefig(path)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=pathlib.Path(path).suffix.lstrip(".") or "png")
+    write_file(path, drawn.getvalue())

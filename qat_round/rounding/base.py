@@ -80,6 +80,11 @@ class Rounder:
         """Whether the value in training is the hard one."""
         return self.forward == "hard"
 
+    @property
+    def is_native(self) -> bool:
+        """Whether value and gradient in training are those of TensorFlow's fake-quant op."""
+        return False
+
     def soft(self, x: tf.Tensor) -> tf.Tensor:
         """The method's own value while training; x in steps, float32 or float64."""
         raise TypeError(f"{type(self).__name__} has to define soft(x).")
