@@ -5,7 +5,7 @@ BIN := .venv/bin
 LOCKED := $(if $(shell command -v flock),flock Makefile,)
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help demo examples curves docs wheel test test-long fuzz versions licences audit lock lint coverage bench bench-gpu bench-accuracy bench-devices clean
+.PHONY: help demo examples curves docs wheel test test-long fuzz versions licences audit lock lint coverage bench bench-gpu bench-accuracy bench-peers bench-devices clean
 .NOTPARALLEL:
 
 help:  ## Lists the targets.
@@ -74,12 +74,29 @@ bench-gpu: .venv/.ready  ## Kernels and steps where there is a GPU.
 	$(BIN)/python benchmarks/kernels.py --name kernels_gpu
 	$(BIN)/python benchmarks/steps.py --name steps_gpu
 
-bench-accuracy: .venv/.ready  ## Accuracy at low bits, on real data; goes on where it stopped (an hour).
+bench-accuracy: .venv/.ready  ## Accuracy at low bits, on real data; goes on where it stopped (hours).
 	$(BIN)/python benchmarks/accuracy.py recipes
 	$(BIN)/python benchmarks/accuracy.py rounders --seeds 10
 	$(BIN)/python benchmarks/accuracy.py w2a4_rounders
 	$(BIN)/python benchmarks/accuracy.py seed_methods --seeds 3
 	$(BIN)/python benchmarks/accuracy.py ablation --seeds 3
+	$(BIN)/python benchmarks/accuracy.py slow_ranges --only "w2a2/1 recipe" "w2a4/1 recipe" --no-files
+	for net in separable residual mlp; do \
+	  $(BIN)/python benchmarks/accuracy.py recipes --net $$net --seeds 2 --only w8a8 w4a8 w2a2 || exit; done
+	$(BIN)/python benchmarks/accuracy.py rounders --data digits --seeds 10 --no-files
+	$(BIN)/python benchmarks/accuracy.py rounders --data words --net along_time --seeds 10 --no-files
+	$(BIN)/python benchmarks/adaround.py
+	$(BIN)/python benchmarks/adaround.py --data tumours --nets mlp
+
+PEERS := tfmot_nbit qkeras_auto mct_qat
+PEERS_PYTHON ?= python3.11
+
+bench-peers: .venv/.ready  ## The same by TFMOT's n-bit scheme, QKeras and MCT, each in artifacts/peers (an hour, network).
+	$(BIN)/python benchmarks/peers/float_weights.py
+	for peer in $(PEERS); do env=artifacts/peers/$$peer; \
+	  $(PEERS_PYTHON) -m venv $$env && $$env/bin/python -m pip install --quiet -r benchmarks/peers/$$peer.txt && \
+	  $$env/bin/python benchmarks/peers/$$peer.py || exit; done
+	$(BIN)/python benchmarks/peers/table.py
 
 bench-devices: .venv/.ready  ## Every kind of file on every runtime, against Keras; and Vela (a quarter of an hour).
 	$(BIN)/python benchmarks/devices.py

@@ -37,14 +37,16 @@ def recipe(name: str, distil: bool = False, extra: Any = None, **changes: Any) -
         name: the recipe's.
         distil: whether the float net teaches.
         extra: see `Method`.
-        **changes: `rounder` for all that is not at 8 bits; `weights`, `activations` (dicts) and
-            `calibrate`.
+        **changes: `rounder` and `rate` (how fast learned ranges move) for all that is not at 8
+            bits; `weights`, `activations` (dicts) and `calibrate`.
     """
     found = copy.deepcopy(qr.recipes()[name])
-    rounder = changes.pop("rounder", None)
+    rounder, rate = changes.pop("rounder", None), changes.pop("rate", None)
     for part in ("weights", "activations"):
         if rounder is not None and found[part].get("bits", 8) < 8:
             found[part]["rounder"] = qr.get(rounder).get_config()
+        if rate is not None and found[part].get("bits", 8) < 8:
+            found[part]["range"] = {"name": "learned", "rate": rate}
         found[part] |= changes.pop(part, {})
     return Method(found | changes, DISTIL if distil else {}, extra)
 
@@ -53,13 +55,14 @@ BITS = ("w8a8", "w4a8", "w4a4", "w3a3", "w2a4", "w2a2")
 HARD = {"forward": "hard"}
 
 
-def _rounders(name: str) -> dict[str, Method]:
+def _rounders(name: str, label: str = "", **changes: Any) -> dict[str, Method]:
     tried = {
         "ste": "ste",
         "tanh 3": qr.TanhRound(sharpness=3.0, **HARD),
         "ewgs 0.2": qr.ElementWiseScaling(delta=0.2),
     }
-    return {f"{name} {label}": recipe(name, rounder=r) for label, r in tried.items()}
+    label = label or name
+    return {f"{label} {r}": recipe(name, rounder=tried[r], **changes) for r in tried}
 
 
 def _annealed(knob: str, start: float, stop: float) -> Callable[..., list[Any]]:
@@ -83,19 +86,22 @@ def _seed_methods(name: str) -> dict[str, Method]:
     return {f"{name} {label}": recipe(name, rounder=r) for label, r in soft.items()}
 
 
-def _ablation(name: str) -> dict[str, Method]:
+def _ablation(name: str, label: str = "", **changes: Any) -> dict[str, Method]:
     """One thing changed at a time."""
     follow = {"range": "moving_average"}
-    return {
-        f"{name} recipe": recipe(name),
-        f"{name} from min-max": recipe(name, calibrate="minmax"),
-        f"{name} ranges follow data": recipe(
-            name, weights={"range": "last_value"}, activations=follow, calibrate="minmax"
-        ),
-        f"{name} narrow weights": recipe(name, weights={"narrow_range": True}),
-        f"{name} ste": recipe(name, rounder="ste"),
-        f"{name} distilled": recipe(name, distil=True),
+    changed: dict[str, dict[str, Any]] = {
+        "recipe": {},
+        "from min-max": {"calibrate": "minmax"},
+        "ranges follow data": {
+            "weights": {"range": "last_value"},
+            "activations": follow,
+            "calibrate": "minmax",
+        },
+        "narrow weights": {"weights": {"narrow_range": True}},
+        "ste": {"rounder": "ste"},
+        "distilled": {"distil": True},
     }
+    return {f"{label or name} {what}": recipe(name, **changes, **c) for what, c in changed.items()}
 
 
 SUITES: dict[str, dict[str, Method]] = {
@@ -105,4 +111,10 @@ SUITES: dict[str, dict[str, Method]] = {
     "w2a4_rounders": _rounders("w2a4"),
     "seed_methods": _seed_methods("w4a4"),
     "ablation": _ablation("w4a4") | _ablation("w2a2"),
+    "slow_ranges": _rounders("w2a2", "w2a2/1", rate=1.0)
+    | _ablation("w2a2", "w2a2/1", rate=1.0)
+    | {
+        "w2a4/1 recipe": recipe("w2a4", rate=1.0),
+        "w2a4/1 ste": recipe("w2a4", rounder="ste", rate=1.0),
+    },
 }

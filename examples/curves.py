@@ -24,17 +24,24 @@ LOW, HIGH = -1.0, 2.0
 FINE = np.linspace(LOW, HIGH, 60_001)  # fine enough for the default ramp, 0.0001 wide
 COARSE = np.linspace(LOW, HIGH, 241)  # so few that single draws can be seen
 TOP, BOTTOM = 4.3, -2.3  # of the gradient's axis
-COLUMNS = 4
+COLUMNS = 5
 INK, GREY, BLUE, ORANGE = "#333333", "#bdbdbd", "#1f5fa8", "#d4601c"
 
 
 class Curve(NamedTuple):
-    """One method: at its defaults, and where that says more at another setting too."""
+    """One method: at its defaults, and where that says more at another setting too.
+
+    Args:
+        rounder, label: the method, and what its settings are.
+        other, other_label: another setting.
+        other_incoming: the sign of dL/dy for the other, where the gradient depends on it.
+    """
 
     rounder: qr.Rounder
     label: str
     other: qr.Rounder | None = None
     other_label: str = ""
+    other_incoming: float = 1.0
 
 
 CURVES = (
@@ -45,22 +52,32 @@ CURVES = (
     Curve(qr.ExpectedRound(), "the mean: x"),
     Curve(qr.StochasticRound(seed=3), "single draws"),
     Curve(qr.StraightThrough(), "hard rounding"),
+    Curve(qr.TanhRound(), "sharpness=3", qr.TanhRound(sharpness=20.0), "sharpness=20"),
+    Curve(qr.LearnedTanhRound(), "alpha=0.2", qr.LearnedTanhRound(alpha=0.05), "alpha=0.05"),
+    Curve(qr.ElementWiseScaling(), "dL/dy > 0", qr.ElementWiseScaling(), "dL/dy < 0", -1.0),
+    Curve(
+        qr.ExpectedThresholdRound(), "width=0.8", qr.ExpectedThresholdRound(width=0.5), "width=0.5"
+    ),
+    Curve(qr.mix("ste", "expected"), "ste, expected", qr.mix("ste", "sine"), "ste, sine"),
 )
 
 
-def sample(rounder: qr.Rounder, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Value and gradient while training."""
+def sample(
+    rounder: qr.Rounder, x: np.ndarray, incoming: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Value and gradient while training: dL/dx in units of dL/dy, which is `incoming`."""
     given = tf.constant(x, tf.float64)
     with tf.GradientTape() as tape:
         tape.watch(given)
         value = rounder(given, training=True)
-    return value.numpy(), tape.gradient(value, given).numpy()
+    gradient = tape.gradient(value, given, output_gradients=incoming * tf.ones_like(value))
+    return value.numpy(), gradient.numpy() / incoming
 
 
 def draw(curves: Sequence[Curve]) -> Figure:
-    """All methods, four beside each other, and a key in the place that stays free."""
+    """All methods, five beside each other, and a key in the place that stays free."""
     blocks = -(-(len(curves) + 1) // COLUMNS)
-    figure = Figure(figsize=(12.0, 4.6 * blocks), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(15.0, 4.6 * blocks), layout="constrained", facecolor="white")
     axes = figure.subplots(
         2 * blocks, COLUMNS, height_ratios=[3, 2] * blocks, sharex=True, squeeze=False
     )
@@ -69,8 +86,11 @@ def draw(curves: Sequence[Curve]) -> Figure:
         above, below = axes[row, column], axes[row + 1, column]
         if place < len(curves):
             draw_method(above, below, curves[place], leftmost=column == 0)
-        else:
+        elif place == len(curves):
             draw_key(above, below)
+        else:
+            above.axis("off")
+            below.axis("off")
     return figure
 
 
@@ -82,16 +102,19 @@ def draw_method(above: Any, below: Any, curve: Curve, leftmost: bool) -> None:
     above.plot(FINE, sample(qr.StraightThrough(), FINE)[0], color=GREY, linewidth=1.5)
     draw_setting(above, below, curve.rounder, curve.label, BLUE)
     if curve.other is not None:
-        draw_setting(above, below, curve.other, curve.other_label, ORANGE)
+        other = curve.other, curve.other_label, ORANGE
+        draw_setting(above, below, *other, incoming=curve.other_incoming)
     above.legend(loc="upper left", frameon=False, fontsize=11, labelcolor=INK, borderpad=0.1)
     if leftmost:
         above.set_ylabel("value", color=INK, fontsize=12)
         below.set_ylabel("gradient", color=INK, fontsize=12)
 
 
-def draw_setting(above: Any, below: Any, rounder: qr.Rounder, label: str, color: str) -> None:
+def draw_setting(
+    above: Any, below: Any, rounder: qr.Rounder, label: str, color: str, incoming: float = 1.0
+) -> None:
     """One setting's value and gradient."""
-    _, gradient = sample(rounder, FINE)
+    _, gradient = sample(rounder, FINE, incoming)
     if rounder.needs_key:
         above.plot(COARSE, sample(rounder, COARSE)[0], ".", color=color, markersize=4, label=label)
     else:
@@ -114,7 +137,8 @@ def draw_key(above: Any, below: Any) -> None:
     )
     above.legend(loc="center left", frameon=False, fontsize=12, labelcolor=INK, labelspacing=0.9)
     note = (
-        "x and value in steps of the grid.\nThe gradients of the second row\nare 1 by definition."
+        "x and value in steps of the grid.\nThe gradients of expected,\n"
+        "stochastic and ste are 1\nby definition."
     )
     below.text(0.02, 0.95, note, transform=below.transAxes, fontsize=12, va="top", color=INK)
 

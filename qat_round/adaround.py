@@ -72,11 +72,13 @@ def adaround(
     )
     given = list(batches(model, data, batch_size, "adaround"))
     rng = np.random.default_rng(seed)
+    decided: list[tuple[Any, tf.Tensor]] = []  # weights, and what they were
     for wrapper in _linear_layers(model):
         (tensor,) = [t for t in tensors_of_layer(wrapper) if t.variable is not None]
         if tensor.is_first_guess:
             raise ValueError("adaround: the ranges were never set; run qr.calibrate(model, data).")
-        inputs, wanted = _inputs_and_targets(model, wrapper, given)
+        inputs, wanted = _inputs_and_targets(model, wrapper, given, decided)
+        decided.append((tensor.variable, tf.identity(tensor.variable)))
         layer = _LayerRounding(wrapper, tensor, regularizer * float(np.mean(wanted**2)))
         _fit(layer, inputs, wanted, steps, batch_size, learning_rate, rng)
         tensor.variable.assign(layer.decided())
@@ -97,18 +99,28 @@ def _linear_layers(model: Any) -> list[Any]:
 
 
 def _inputs_and_targets(
-    model: Any, wrapper: Any, given: list[Any]
+    model: Any, wrapper: Any, given: list[Any], decided: list[tuple[Any, tf.Tensor]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What the layer sees in the quantized model, and what it gives in the float one."""
+    """What the layer sees in the quantized model, and what it gives in the float one.
+
+    Layers that were decided have their weights of before in the float model: what their rounding
+    cost is among what this layer is to make good.
+    """
     prefix = keras.Model(model.inputs, wrapper.get_input_at(0))
-    seen, wanted = [], []
-    for batch in given:
-        x = batch[0] if len(batch) == 1 else batch
-        seen.append(prefix(x, training=False).numpy())
-        with observing(lambda quantizer, value, weights: quantizer.bypassed(value), bypass=True):
-            before = prefix(x, training=False)
-        wanted.append(_output(wrapper, before, wrapper._weight_vars[0][0]).numpy())
+    inputs = [batch[0] if len(batch) == 1 else batch for batch in given]
+    seen = [prefix(x, training=False).numpy() for x in inputs]
+    rounded = [tf.identity(variable) for variable, _ in decided]
+    _assign(decided)
+    with observing(lambda quantizer, value, weights: quantizer.bypassed(value), bypass=True):
+        before = [prefix(x, training=False) for x in inputs]
+    wanted = [_output(wrapper, x, wrapper._weight_vars[0][0]).numpy() for x in before]
+    _assign([(variable, now) for (variable, _), now in zip(decided, rounded, strict=True)])
     return np.concatenate(seen), np.concatenate(wanted)
+
+
+def _assign(pairs: list[tuple[Any, tf.Tensor]]) -> None:
+    for variable, value in pairs:
+        variable.assign(value)
 
 
 def _output(wrapper: Any, x: Any, weight: Any) -> tf.Tensor:

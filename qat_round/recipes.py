@@ -18,9 +18,7 @@ _SCALED = {"name": "ewgs", "delta": 0.2}
 _EIGHT = {"bits": 8, "rounder": _STRAIGHT}
 
 
-def _low(
-    weight_bits: int, activation_bits: int, rounder: dict[str, Any], rates: tuple[float, float]
-) -> dict[str, Any]:
+def _low(weight_bits: int, activation_bits: int, rounder: dict[str, Any]) -> dict[str, Any]:
     """Learned ranges for what has fewer than 8 bits; inputs and logits at 8.
 
     Two and three bits use all levels, -2..1 and -4..3. Four do not use -8: where a batch norm's
@@ -29,11 +27,9 @@ def _low(
     Args:
         weight_bits, activation_bits: 2 to 8.
         rounder: a rounder's config.
-        rates: how fast the learned ranges of weights and activations move.
     """
-    learned = [{"name": "learned", "rate": rate} for rate in rates]
-    weights = {"bits": weight_bits, "rounder": rounder, "range": learned[0]}
-    few = {"bits": activation_bits, "rounder": rounder, "range": learned[1]}
+    weights = {"bits": weight_bits, "rounder": rounder, "range": {"name": "learned", "rate": 10.0}}
+    few = {"bits": activation_bits, "rounder": rounder, "range": {"name": "learned", "rate": 2.0}}
     return {
         "weights": {**weights, "narrow_range": weight_bits >= 4},
         "activations": _EIGHT if activation_bits >= 8 else few,
@@ -51,11 +47,11 @@ RECIPES: dict[str, dict[str, Any]] = {
         "edges": {"bits": 16, "rounder": _STRAIGHT, "symmetric": True, "narrow_range": True},
         "calibrate": "minmax",
     },
-    "w4a8": _low(4, 8, _STRAIGHT, (10.0, 2.0)),
-    "w4a4": _low(4, 4, _STRAIGHT, (10.0, 2.0)),
-    "w3a3": _low(3, 3, _STRAIGHT, (10.0, 2.0)),
-    "w2a4": _low(2, 4, _SCALED, (1.0, 1.0)),
-    "w2a2": _low(2, 2, _SCALED, (1.0, 1.0)),
+    "w4a8": _low(4, 8, _STRAIGHT),
+    "w4a4": _low(4, 4, _STRAIGHT),
+    "w3a3": _low(3, 3, _STRAIGHT),
+    "w2a4": _low(2, 4, _SCALED),
+    "w2a2": _low(2, 2, _SCALED),
 }
 
 

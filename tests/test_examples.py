@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import pathlib
 import subprocess
 import sys
 
 import pytest
 
+import qat_round as qr
 from qat_round.recipe_file import read_recipe
 
 EXAMPLES = pathlib.Path(__file__).resolve().parent.parent / "examples"
@@ -21,6 +23,15 @@ def test_every_example_is_run_and_documented():
         if path.is_file() and path.name not in apart:
             assert path.name in listed, path.name
             assert path.name in page, path.name
+
+
+def test_the_curves_of_every_method_are_drawn():
+    pytest.importorskip("matplotlib")
+    spec = importlib.util.spec_from_file_location("curves", EXAMPLES / "curves.py")
+    curves = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(curves)
+    ours = [n for n in qr.names() if type(qr.get(n)).__module__.startswith("qat_round.")]
+    assert sorted(curve.rounder.name for curve in curves.CURVES) == sorted(ours)
 
 
 def test_the_recipe_is_right():

@@ -1,5 +1,7 @@
 """Facts about calibration by search, recipes, batch-norm statistics, lifting and what trains."""
 
+import importlib
+
 import nets
 import numpy as np
 import pytest
@@ -321,6 +323,20 @@ def test_learned_rounding_beats_nearest_rounding(float_net, pictures):
         theirs = keras.Model(float_net.inputs, float_net.get_layer("conv2").output)(x)
         errors.append(float(tf.reduce_mean(tf.square(ours - theirs))))
     assert errors[1] < 0.9 * errors[0]
+
+
+def test_learned_rounding_aims_at_the_float_model_behind_rounded_layers(
+    float_net, pictures, monkeypatch
+):
+    x, targets = pictures[0][:32], []
+    room = importlib.import_module("qat_round.adaround")  # qr.adaround is the function
+    monkeypatch.setattr(room, "_fit", lambda layer, seen, wanted, *_: targets.append(wanted))
+    q = qr.calibrate(qr.quantize_model(float_net, weight_bits=2), x, "mse")
+    before = [t.variable.numpy() for t in quantized_tensors(q) if t.variable is not None]
+    qr.adaround(q, x)
+    after = [t.variable.numpy() for t in quantized_tensors(q) if t.variable is not None]
+    assert all(np.abs(a - b).max() > 0.0 for a, b in zip(before, after, strict=True))
+    np.testing.assert_allclose(targets[-1], float_net(x), atol=1e-4)
 
 
 def test_learned_rounding_needs_ranges(float_net, pictures):

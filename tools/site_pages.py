@@ -19,6 +19,8 @@ PAGES = {  # file of the repository -> page of the site
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "benchmarks/results/accuracy.md": "accuracy.md",
+    "benchmarks/results/adaround.md": "adaround.md",
+    "benchmarks/results/peers.md": "peers.md",
     "benchmarks/results/devices.md": "devices_table.md",
     "benchmarks/results/random_graphs.md": "random_graphs.md",
 }
