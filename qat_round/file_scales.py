@@ -15,11 +15,12 @@ import numpy as np
 
 from ._compat import builtin_operator_names, keras, tf
 from .exact import Sums
-from .file_int4 import MOST_BITS, Levels, put_in
+from .file_few_levels import MOST_BITS, Levels, put_in
 from .grids import norm_constants
 from .tensors import quantized_tensors
 from .tflite_file import LINEAR, Places, operator_name
 
+_L = keras.layers
 _NEAR = 2e-6  # relative; scales further apart are different scales
 
 
@@ -50,10 +51,10 @@ def put_model_scales(file: Any, model: Any) -> None:
             _mend_lone(tensor, lone)
         for operator in graph.operators:
             name = operator_name(file.operatorCodes[operator.opcodeIndex], names)
-            if name == "FULLY_CONNECTED":
-                _put_few(file, graph, [int(i) for i in operator.inputs], few)
             if name in LINEAR:
-                _mend_linear(file, graph, [int(i) for i in operator.inputs], LINEAR[name], linear)
+                inputs = [int(i) for i in operator.inputs]
+                _put_few(file, graph, name, inputs, few)
+                _mend_linear(file, graph, inputs, LINEAR[name], linear)
 
 
 def _lone_steps(model: Any) -> np.ndarray:
@@ -71,29 +72,42 @@ def _linear_layers(model: Any) -> Iterator[Weights]:
 
 
 def _few_levels(model: Any) -> Iterator[Levels]:
-    """Dense layers of at most 4 bits with a step for each channel."""
+    """What the converter sees as constants of fewer bits than it has, with steps by channel."""
     for wrapper in model.layers:
-        if not isinstance(getattr(wrapper, "layer", None), keras.layers.Dense):
-            continue
-        for variable, quantizer, state in wrapper._weight_vars:
-            if getattr(quantizer, "per_axis", False) and quantizer.bits <= MOST_BITS:
-                grid = quantizer.grid(state)
-                on_grid = quantizer.infer(tf.convert_to_tensor(variable), state)
-                folded, signs = _folded(wrapper, grid.step), _signs(wrapper)
-                whole = np.round(on_grid / grid.step) * signs
-                yield Levels(whole.T.astype(np.int64), folded.steps, folded.bias)
+        for variable, quantizer, state in getattr(wrapper, "_weight_vars", ()):
+            per_channel = getattr(quantizer, "as_constant", False) and quantizer.per_axis
+            if per_channel and quantizer.bits < MOST_BITS:
+                yield _levels(wrapper, variable, quantizer, state)
 
 
-def _signs(wrapper: Any) -> Any:
-    norm = _norm_behind(wrapper)
-    return 1.0 if norm is None else np.sign(norm_constants(norm)[0].numpy())
+def _levels(wrapper: Any, variable: Any, quantizer: Any, state: Any) -> Levels:
+    steps, norm = quantizer.grid(state).step, _norm_behind(wrapper)
+    folded = _folded(wrapper, steps)
+    on_grid = quantizer.infer(tf.convert_to_tensor(variable), state).numpy()
+    shaped, axis = _in_file(wrapper.layer, on_grid)
+    along = [1] * shaped.ndim
+    along[axis] = -1
+    whole = np.round(shaped / np.reshape(steps, along))
+    if norm is not None:
+        whole = whole * np.reshape(np.sign(norm_constants(norm)[0]), along)
+    return Levels(whole.astype(np.int64), axis, quantizer.bits, folded.steps, folded.bias)
 
 
-def _put_few(file: Any, graph: Any, inputs: list[int], few: list[Levels]) -> None:
-    x, w = graph.tensors[inputs[0]], graph.tensors[inputs[1]]
-    b = graph.tensors[inputs[2]] if len(inputs) > 2 and inputs[2] >= 0 else None
+def _in_file(layer: Any, kernel: np.ndarray) -> tuple[np.ndarray, int]:
+    """A kernel in the shape that it has in the file, and its channels' axis there."""
+    if isinstance(layer, _L.DepthwiseConv1D):
+        return kernel.reshape(1, 1, kernel.shape[0], -1), 3
+    transposed = isinstance(layer, (_L.Conv1DTranspose, _L.Conv2DTranspose))
+    outputs_first = np.moveaxis(kernel, -2 if transposed else -1, 0)
+    is_1d = isinstance(layer, (_L.Conv1D, _L.Conv1DTranspose))
+    return (outputs_first[:, np.newaxis] if is_1d else outputs_first), 0
+
+
+def _put_few(file: Any, graph: Any, name: str, inputs: list[int], few: list[Levels]) -> None:
+    x, w, *b = (graph.tensors[inputs[at]] for at in LINEAR[name] if at < len(inputs))
+    bias = b[0] if b and inputs[LINEAR[name].bias] >= 0 else None
     if all(t.quantization is not None and t.quantization.scale is not None for t in (x, w)):
-        put_in(file, x, w, b, few)
+        put_in(file, name, x, w, bias, few)
 
 
 def _folded(wrapper: Any, steps: Any) -> Weights:

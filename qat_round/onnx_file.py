@@ -20,7 +20,7 @@ import numpy as np
 
 from ._compat import read_flatbuffer, tf, tflite_schema, write_flatbuffer
 from .export import check_writable, export_tflite, write_file
-from .file_int4 import unpacked
+from .file_few_levels import unpacked
 from .model_data import model_inputs
 from .parity import OutputParity, compare
 from .tensors import quantized_tensors, require_quantized

@@ -36,7 +36,7 @@ ROOMS = [  # each may import from those above it, and from itself
     "configs",
     "layer_quantizers",
     "wrapper",
-    "file_int4",
+    "file_few_levels",
     "intake",
     "integer",
     "refusals",

@@ -25,15 +25,12 @@ class Weight:
         axis: the axis of the channels (several trailing ones count as one); None for one scale.
         as_constant: whether the converter finds its integers only from a constant; see
             `RoundingQuantizer`.
-        becomes_int4: whether few bits with a step for each channel are put into the converted file
-            (see `file_int4`).
         least_bits: what the operator takes: products and sums with a constant, 8.
     """
 
     attribute: str
     axis: Any = -1
     as_constant: bool = False
-    becomes_int4: bool = False
     least_bits: int = 2
 
 
@@ -77,7 +74,7 @@ _KINDS: dict[type, Kind] = (
         _L.Conv1DTranspose: Kind(  # a squeeze comes between it and a ReLU
             weights=(Weight("kernel", axis=-2, as_constant=True),), is_linear=True
         ),
-        _L.Dense: _linear(Weight("kernel", as_constant=True, becomes_int4=True)),
+        _L.Dense: _linear(Weight("kernel", as_constant=True)),
         _L.Embedding: Kind(grid=KEEPS, weights=(Weight("embeddings", axis=None),)),
         _L.BatchNormalization: Kind(takes_relu=True),
         _L.Add: Kind(takes_relu=True),

@@ -13,7 +13,7 @@ from typing import Any
 
 from qat_round._compat import keras, tf
 from qat_round.affine import WIDE_BITS
-from qat_round.file_int4 import MOST_BITS
+from qat_round.file_few_levels import MOST_BITS
 from qat_round.intake.graph import Graph, Node, Origin, Part, Ref
 from qat_round.layer_quantizers import KEEPS, NONE, OWN, LayerQuantizers
 from qat_round.model_spec import ModelSpec
@@ -202,9 +202,8 @@ def _calls_by_part(graph: Graph) -> Mapping[str, list[tuple[str, Node]]]:
 def _weight(weight: Weight, spec: TensorSpec) -> RoundingQuantizer:
     settings: dict[str, Any] = _WEIGHTS | {"per_axis": weight.axis is not None} | spec.given()
     settings["bits"] = max(settings["bits"], weight.least_bits)
-    is_put_in = weight.becomes_int4 and settings["bits"] <= MOST_BITS
-    if weight.as_constant and settings["bits"] != 8 and not is_put_in:
-        settings["per_axis"] = False  # only 8-bit integers are found again from a constant
+    if weight.as_constant and settings["bits"] > MOST_BITS:
+        settings["per_axis"] = False  # a file's constants have 8 bits
     if settings["per_axis"]:
         axis = -1 if weight.axis is None else weight.axis
         settings |= {"axis": axis, "as_constant": weight.as_constant}

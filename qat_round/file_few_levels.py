@@ -1,8 +1,9 @@
-"""Dense weights of 2 to 4 bits with a step for each channel, written into a converted file as INT4.
+"""Weights of few levels with a step for each channel, written into a converted file.
 
-TFLite's converter reads a grid for each channel only from convolutions; of a dense layer it sees
-numbers, and makes INT8 of them with steps of its own. LiteRT's kernel takes INT4 with a step for
-each channel all the same. So the integers, the steps and the bias are put in afterwards.
+TFLite's converter reads a grid for each channel only from 2-D convolutions; of other layers it sees
+numbers, and makes INT8 of them with steps of its own, which leave the grid of 2 to 7 bits. LiteRT's
+kernels take the model's own integers and steps all the same, up to 4 bits as INT4 (but for
+transposed convolutions). So the integers, the steps and the bias are put in afterwards.
 """
 
 from __future__ import annotations
@@ -13,30 +14,37 @@ import numpy as np
 
 from ._compat import tflite_schema
 
-MOST_BITS = 4
+MOST_BITS = 8
+_MOST_INT4_BITS = 4
+_INT4_OPERATORS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 _ALIKE = 0.99  # share of the weights; a tie may have gone the other way where the graph was folded
 
 
 class Levels(NamedTuple):
-    """A dense layer's weights as the model has them.
+    """A layer's weights as the model has them.
 
     Args:
-        whole: in steps, (outputs, inputs) as in the file.
-        steps: (outputs,).
-        bias: in real units, (outputs,), or None.
+        whole: in steps, in the shape that they have in the file.
+        axis: the channels', in the file.
+        bits: of the model's grid.
+        steps: (channels,).
+        bias: in real units, (channels,), or None.
     """
 
     whole: np.ndarray
+    axis: int
+    bits: int
     steps: np.ndarray
     bias: Any
 
 
-def put_in(file: Any, x: Any, w: Any, b: Any, layers: list[Levels]) -> bool:
-    """Makes INT4 of an operator's INT8 weights, if they are those of one of the layers.
+def put_in(file: Any, name: str, x: Any, w: Any, b: Any, layers: list[Levels]) -> bool:
+    """Puts the model's integers in the place of an operator's INT8 weights, if they are the same.
 
     Args:
         file: the flatbuffer.
-        x, w, b: the operator's input, weights and bias (or None), as tensors of the file.
+        name: the operator's.
+        x, w, b: its input, weights and bias (or None), as tensors of the file.
         layers: the model's.
 
     Returns:
@@ -49,10 +57,13 @@ def put_in(file: Any, x: Any, w: Any, b: Any, layers: list[Levels]) -> bool:
     if len(found) != 1:
         return False
     layer = found[0]
-    w.type, buffer = types.INT4, file.buffers[w.buffer]
-    buffer.data = packed(layer.whole)
+    buffer, whole = file.buffers[w.buffer], layer.whole.astype(np.int8)
+    if layer.bits <= _MOST_INT4_BITS and name in _INT4_OPERATORS:
+        w.type, buffer.data = types.INT4, packed(whole)
+    else:
+        buffer.data = whole.ravel().view(np.uint8)
     grid = w.quantization
-    grid.scale, grid.quantizedDimension = layer.steps.astype(np.float32), 0
+    grid.scale, grid.quantizedDimension = layer.steps.astype(np.float32), layer.axis
     grid.zeroPoint = np.zeros(layer.steps.size, np.int64)
     if b is not None:
         steps = np.float32(x.quantization.scale[0]) * grid.scale
@@ -93,6 +104,9 @@ def _is_near(file: Any, w: Any, layer: Levels) -> bool:
     if tuple(w.shape) != layer.whole.shape:
         return False
     given = np.asarray(file.buffers[w.buffer].data, np.uint8).view(np.int8).reshape(w.shape)
-    scale = np.asarray(w.quantization.scale, np.float64).reshape(-1, 1)
-    error = np.abs(given * scale - layer.whole * layer.steps.reshape(-1, 1))
+    along = [1] * given.ndim
+    along[layer.axis] = -1
+    scale = np.asarray(w.quantization.scale, np.float64)
+    scale = scale.reshape(along if scale.size > 1 else [1] * given.ndim)
+    error = np.abs(given * scale - layer.whole * layer.steps.reshape(along))
     return float(np.mean(error <= 0.51 * scale)) >= _ALIKE
