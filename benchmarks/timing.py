@@ -151,6 +151,8 @@ def _replace(path: Path, text: str) -> None:
 
 def _calls(function: Callable[[], Any], seconds: float) -> int:
     function()
+    if not seconds:
+        return 1
     begin = time.perf_counter()
     function()
     return max(1, int(seconds / max(time.perf_counter() - begin, 1e-7)))
