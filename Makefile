@@ -65,8 +65,11 @@ coverage: .venv/.ready  ## What becomes integer-only: 17 networks and every laye
 	$(BIN)/python benchmarks/random_graphs.py
 
 bench: .venv/.ready  ## Speed and memory: kernels, training steps, start-up, growth (hours; alone on the machine).
+	$(BIN)/python benchmarks/bandwidth.py
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/steps.py
+	$(BIN)/python benchmarks/steps.py --nets small mobilenet_v2_0.35 --batches 32 --rounders ste sigmoid sine --parts --no-learned --steady-only --name profile
+	$(BIN)/python benchmarks/modes.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/scaling.py
 

@@ -22,7 +22,11 @@ from timing import in_new_process, interleaved, peak_bytes, save
 ROUNDERS = ["ste", "sigmoid", "ramp", "fourier", "sine", "expected", "stochastic"]
 SETTINGS: dict[str, dict[str, Any]] = {"sigmoid": {"slope": 10.0}}
 LEARNED = ["ste, hard, learned", "sigmoid, soft, learned"]
-PARTS = {"weights only": {"activations": None}, "activations only": {"weights": None}}
+PARTS: dict[str, dict[str, Any]] = {
+    "weights only": {"activations": None},
+    "activations only": {"weights": None},
+    "ranges stand": {},
+}
 STEPS_TO_PEAK = 3
 
 
@@ -64,7 +68,7 @@ def training_step(net: str, batch: int, config: str, jit: bool = False) -> Calla
     import tensorflow as tf
     import tf_keras as keras
 
-    model = _model(net, config)
+    model = quantized_net(net, config)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(1e-3), loss, jit_compile=jit)
     # a batch size that is not known beforehand, as in `fit`
@@ -73,7 +77,8 @@ def training_step(net: str, batch: int, config: str, jit: bool = False) -> Calla
     return lambda: run(iterator)
 
 
-def _model(net: str, config: str) -> Any:
+def quantized_net(net: str, config: str) -> Any:
+    """A net by a row's name: "float", "stock", or "rounder, forward[, what else]"."""
     model = NETS[net]()
     if config == "float":
         return model
@@ -90,6 +95,9 @@ def _model(net: str, config: str) -> Any:
         q = qr.quantize_model(model, weights=tensor, activations=tensor)
         qr.calibrate(q, images(32)[0])
         return q
+    if what == ["ranges stand"]:
+        tensor = qr.TensorSpec(rounder=rounder, range="fixed")
+        return qr.quantize_model(model, weights=tensor, activations=tensor)
     return qr.quantize_model(model, rounder=rounder, **(PARTS[what[0]] if what else {}))
 
 
