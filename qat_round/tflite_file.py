@@ -109,11 +109,15 @@ class Runner:
     Args:
         file: the model.
         keep_all: whether every intermediate tensor can be read afterwards.
+        kernels: which compute: "default", "builtin" or "reference" (see `verify_tflite`).
+        options: of TFLite's `Interpreter`.
     """
 
-    def __init__(self, file: TFLiteFile, keep_all: bool = False, **options: Any):
+    def __init__(
+        self, file: TFLiteFile, keep_all: bool = False, kernels: str = "default", **options: Any
+    ):
         self._interpreter = interpreter(
-            file.content, experimental_preserve_all_tensors=keep_all, **options
+            file.content, kernels, experimental_preserve_all_tensors=keep_all, **options
         )
         self._batch: tuple[tuple[int, ...], ...] | None = None
         self._samples: int | None = None  # of the last run, where they were padded

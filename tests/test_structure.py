@@ -11,6 +11,7 @@ PACKAGE = pathlib.Path(qr.__file__).parent
 
 ROOMS = [  # each may import from those above it, and from itself
     "_compat",
+    "later",
     "one_call",
     "rounding",
     "schedules",
@@ -37,6 +38,7 @@ ROOMS = [  # each may import from those above it, and from itself
     "layer_quantizers",
     "wrapper",
     "file_few_levels",
+    "declared_sizes",
     "intake",
     "integer",
     "refusals",
@@ -65,6 +67,7 @@ ROOMS = [  # each may import from those above it, and from itself
     "export",
     "coverage",
     "parity",
+    "answers",
     "verify",
     "compare_operators",
     "compare_tensors",
