@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from .declared_sizes import check_image, check_sizes
 from .rounding import nearest
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
@@ -128,6 +129,7 @@ def _npz(
     path: pathlib.Path, inputs: str | None, labels: str | None, input_names: Sequence[str]
 ) -> Data:
     try:
+        check_sizes(path)
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except Exception as error:  # whatever NumPy and zipfile make of damage
@@ -232,7 +234,9 @@ def _image(path: pathlib.Path, shape: Sequence[int]) -> np.ndarray:
     """Pixels in 0..1, resized."""
     from ._compat import tf
 
-    pixels = tf.io.decode_image(path.read_bytes(), channels=shape[2], expand_animations=False)
+    content = path.read_bytes()
+    check_image(content)
+    pixels = tf.io.decode_image(content, channels=shape[2], expand_animations=False)
     return np.asarray(tf.image.resize(pixels, shape[:2]) / 255.0, np.float32)
 
 

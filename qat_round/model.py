@@ -16,6 +16,7 @@ from ._compat import (
     trusting,
 )
 from .configs import SpecMarker
+from .declared_sizes import check_sizes
 from .model_spec import ModelSpec, as_model_spec
 from .preserve import patterns
 from .recipes import recipe_spec
@@ -224,6 +225,7 @@ def load_model(path: str | pathlib.Path, **options: Any) -> Any:
     if not pathlib.Path(path).exists():
         raise FileNotFoundError(f"load_model: there is no file or folder {str(path)!r}.")
     try:
+        check_sizes(path)
         return keras.models.load_model(str(path), **options)
     except (ValueError, TypeError, OSError):
         raise
