@@ -131,7 +131,7 @@ def _npz(
     try:
         check_sizes(path)
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+            arrays = {name: _array(file, name) for name in file.files}
     except Exception as error:  # whatever NumPy and zipfile make of damage
         raise ValueError(f"data: {str(path)!r} is no whole .npz file: {error}") from error
     digest = _hash(path)
@@ -140,6 +140,14 @@ def _npz(
     if inputs is None and input_names and all(name in arrays for name in input_names):
         return Data(_as_given({name: arrays[name] for name in input_names}), found, (), digest)
     return Data(_pick(arrays, inputs, _INPUT_KEYS, path, needed=True), found, (), digest)
+
+
+def _array(file: Any, name: str) -> np.ndarray:
+    """A member of an `.npz`; NumPy gives plain bytes of one that is no array."""
+    found = file[name]
+    if not isinstance(found, np.ndarray):
+        raise ValueError(f"its member {name!r} is no array")
+    return found
 
 
 def _pick(

@@ -6,15 +6,17 @@ image of one colour.
 
 from __future__ import annotations
 
+import math
 import os
 import pathlib
 import struct
 import zipfile
+from collections.abc import Sequence
 from typing import Any
 
 _FACTOR, _SLACK = 100, 2**28  # weights and pixels hardly shrink; zeros do by 1,000
 _LARGEST_TEXT = 2**24  # of JSON, which takes up to 20 times as much when it is read
-_MOST_PIXELS = 2**27
+_MOST_PIXELS, _MOST_VALUES = 2**27, 2**30
 
 
 def check_sizes(path: str | os.PathLike[str]) -> None:
@@ -80,6 +82,17 @@ def _in_hdf5(file: Any) -> int:
     with h5py.File(file, "r") as opened:
         opened.visititems(add)
     return sum(sizes)
+
+
+def check_values(name: str, shape: Sequence[int]) -> None:
+    """Refuses a tensor of a `.tflite` of more than 2^30 values: none can be part of a file.
+
+    Raises:
+        ValueError: if it has more.
+    """
+    values = math.prod(max(int(n), 1) for n in shape)
+    if values > _MOST_VALUES:
+        raise ValueError(f"the tensor {name!r} declares {values:,} values, of shape {list(shape)}")
 
 
 def check_image(content: bytes) -> None:

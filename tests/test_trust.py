@@ -21,6 +21,7 @@ import tf_keras as keras
 import qat_round as qr
 from qat_round.data_files import read_data
 from qat_round.declared_sizes import declared_shape
+from qat_round.inspect_file import inspected
 from qat_round.tensors import quantized_tensors
 
 TOOLS = pathlib.Path(__file__).parents[1] / "tools"
@@ -149,6 +150,58 @@ def test_the_size_of_an_image_is_read_from_its_header(ending):
     kind = {"jpg": "jpeg"}.get(ending, ending)
     PIL.Image.new("RGB", (31, 17)).save(out, kind)
     assert declared_shape(out.getvalue()) == (31, 17)
+
+
+@pytest.fixture(scope="module")
+def tflite():
+    model = qr.calibrate(qr.quantize_model(nets.dense_net()), nets.vectors())
+    return qr.add_metadata(qr.export_tflite(model), name="a net")
+
+
+def damaged(tflite: bytes, change) -> bytes:
+    """The file with something changed in its tree, its checksums and offsets right."""
+    from qat_round._compat import read_flatbuffer, write_flatbuffer
+
+    tree = read_flatbuffer(tflite)
+    change(tree)
+    return write_flatbuffer(tree)
+
+
+def test_a_tflite_that_declares_gigabytes_is_refused(tflite):
+    """TFLite's interpreter would work on it for minutes."""
+
+    def enlarge(tree):
+        graph = tree.subgraphs[0]
+        graph.tensors[graph.operators[0].outputs[0]].shape = np.array([2**31 - 1, 4], np.int32)
+
+    with pytest.raises(ValueError, match="damaged.*declares 8,589,934,588 values"):
+        qr.verify_tflite(np.zeros((2, 3)), damaged(tflite, enlarge), nets.vectors(2))
+
+
+@pytest.mark.parametrize("where", ["inputs", "outputs"])
+def test_a_tflite_without_the_tensors_that_it_names_is_refused(tflite, where):
+    def misplace(tree):
+        setattr(tree.subgraphs[0], where, [999])
+
+    with pytest.raises(ValueError, match="damaged"):
+        inspected(damaged(tflite, misplace))
+
+
+def test_damaged_metadata_are_refused(tflite):
+    def spoil(tree):
+        entry = next(e for e in tree.metadata if e.name == b"TFLITE_METADATA")
+        tree.buffers[entry.buffer].data = np.full(40, 255, np.uint8)
+
+    with pytest.raises(ValueError, match="damaged"):
+        inspected(damaged(tflite, spoil))
+
+
+def test_a_member_that_is_no_array_is_refused(tmp_path):
+    path = tmp_path / "rows.npz"
+    np.savez(path, x=np.zeros((4, 8), np.float32))
+    path.write_bytes(hostile.changed(path.read_bytes(), "x.npy", lambda content: content[1:]))
+    with pytest.raises(ValueError, match="member 'x' is no array"):
+        read_data(path)
 
 
 @slow
