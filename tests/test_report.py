@@ -134,6 +134,7 @@ CHROMIUMS_OWN = (  # what the browser itself asks for, whatever it shows
     "clientservices.googleapis.com",
     "content-autofill.googleapis.com",
     "optimizationguide-pa.googleapis.com",
+    "redirector.gvt1.com",
     "safebrowsingohttpgateway.googleapis.com",
     "update.googleapis.com",
     "www.google.com",
