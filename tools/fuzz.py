@@ -5,8 +5,10 @@ usage: python tools/fuzz.py [--seconds 60] [--seed 0] [--kinds tflite,keras,...]
 A case is a whole file that was cut, had bits flipped or bytes overwritten by large numbers, or was
 packed anew with a hostile member (hostile.py). It is read in a process of its own, which may
 neither crash, take more than LIMIT_S seconds or LIMIT_MB of memory, raise something else than an
-error for a person, nor write outside of its folder. Then come random small models for a quarter of
-the time (fuzz_models.py). Prints cases, failures and seeds; exits 1 if there are failures.
+error for a person, nor write outside of its folder. Where TFLite's or HDF5's native code ends or
+holds up the process, that is counted apart ("native"): no Python can catch it. Then come random
+small models for a quarter of the time (fuzz_models.py). Prints cases, failures and seeds; exits 1
+if there are failures.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import io
 import json
 import pathlib
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -28,6 +31,7 @@ from collections.abc import Callable
 from hostile import changed, hostile_hdf5, hostile_npy, hostile_png, hostile_zip
 
 LIMIT_S, LIMIT_MB = 30.0, 2048
+NATIVE = ("h5py", "ai_edge_litert", "tensorflow")
 KINDS = (
     "tflite",
     "inspect",
@@ -108,8 +112,9 @@ class Worker:
         if self.process is None or self.process.poll() is not None:
             command = [sys.executable, str(WORKER), str(LIMIT_MB)]
             pipe = subprocess.PIPE
+            self.said = tempfile.TemporaryFile("w+")  # noqa: SIM115 : as long as it
             self.process = subprocess.Popen(
-                command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True
+                command, stdin=pipe, stdout=pipe, stderr=self.said, text=True
             )
             self._line(120.0)
         assert self.process.stdin is not None
@@ -118,8 +123,15 @@ class Worker:
         line = self._line(LIMIT_S)
         if line:
             return tuple(json.loads(line))
-        code = self.process.wait()
-        return "failed", "took too long" if code == -9 else f"the process died (code {code})"
+        return self._ended(self.process.wait())
+
+    def _ended(self, code: int) -> tuple[str, str]:
+        """Why the process is gone, and whether it was in native code of TFLite or HDF5."""
+        self.said.seek(0)
+        frame = re.search(r"most recent call first\):\n  File \"(.*?)\"", self.said.read())
+        inside = next((lib for lib in NATIVE if frame and f"/{lib}/" in frame[1]), None)
+        why = f"the process died (code {code})" if code < 0 else "took too long"
+        return ("native", f"{why} in {inside}") if inside else ("failed", why)
 
     def _line(self, seconds: float) -> str:
         assert self.process is not None
@@ -155,6 +167,8 @@ def fuzz(kinds: list[str], seconds: float, first: int, corpus: pathlib.Path) -> 
                 if climbed or pathlib.Path("/tmp/fuzz_climbed").exists():
                     verdict, told = "failed", "wrote outside of its folder"
                 counts[kind][verdict] += 1
+                if verdict in ("failed", "native"):
+                    print(f"{verdict.upper()} {kind} seed {seed}: {told}", flush=True)
                 if verdict == "failed":
                     failures.append((kind, seed, told))
             seed += 1
@@ -190,8 +204,6 @@ def main() -> int:
         found = fuzz(asked.kinds.split(","), seconds, asked.seed, pathlib.Path(corpus))
     for kind, counts in found["counts"].items():
         print(f"{kind}: {sum(counts.values())} cases, {dict(counts)}")
-    for kind, seed, told in found["failures"]:
-        print(f"FAILED {kind} seed {seed}: {told}")
     print(
         f"seeds {found['seeds'][0]} to {found['seeds'][1] - 1}; {len(found['failures'])} failures"
     )

@@ -6,6 +6,7 @@ usage: fuzz_worker.py LIMIT_MB          a line of JSON, [verdict, what], for eac
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import pathlib
@@ -72,6 +73,7 @@ def read_manifest(path: str) -> None:
     write_comparison(pathlib.Path(path).with_suffix(".html"), [path])
 
 
+LIMIT_S = 25  # then it says where it is, and ends
 READERS = {
     "tflite": read_tflite,
     "inspect": inspect,
@@ -89,6 +91,7 @@ READERS = {
 
 def verdict(kind: str, path: str, limit_mb: int) -> tuple[str, str]:
     before = peak_mb()
+    faulthandler.dump_traceback_later(LIMIT_S, exit=True)
     try:
         READERS[kind](path)
         found = ("read", "")
@@ -96,6 +99,8 @@ def verdict(kind: str, path: str, limit_mb: int) -> tuple[str, str]:
         found = ("refused", type(error).__name__)
     except Exception as error:
         found = ("failed", f"{type(error).__name__}: {str(error)[:200]}")
+    finally:
+        faulthandler.cancel_dump_traceback_later()
     if peak_mb() - before > limit_mb:
         return "failed", f"took {peak_mb() - before:.0f} MB"
     return found
@@ -133,6 +138,7 @@ def main() -> None:
         return
     told, sys.stdout = os.fdopen(os.dup(1), "w"), sys.stderr
     warnings.simplefilter("ignore")
+    faulthandler.enable()
     told.write("ready\n")
     told.flush()
     for line in sys.stdin:
