@@ -129,11 +129,13 @@ def check_ranges(model: Any) -> None:
             f"export_tflite: the ranges of {', '.join(endless)} are not finite numbers. Calibrate "
             "again, on data that the float model answers with numbers."
         )
-    limited = [t.path for t in quantized_tensors(model) if is_at_its_limit(t.weights)]
+    ours = [t for t in quantized_tensors(model) if t.is_ours]
+    limited = [t.path for t in ours if is_at_its_limit(t.quantizer.range, t.weights)]
     if limited:
         warnings.warn(
             f"export_tflite: training drove the learned ranges of {', '.join(limited)} to their "
-            "limit, 2^10 times from where they began. Train with a smaller learning rate.",
+            "limit, 2^10 times from where they began, or to no number at all. Train with a smaller "
+            "learning rate.",
             stacklevel=3,
         )
 

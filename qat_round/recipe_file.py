@@ -171,7 +171,7 @@ def quantize_settings(given: Mapping[str, Any]) -> dict[str, Any]:
     if "overrides" in settings:
         overrides = ModelSpec.from_config({"overrides": settings["overrides"]}).overrides
         settings["overrides"] = dict(overrides)
-    beside = ("unsupported", "preserve")
+    beside = ("unsupported", "preserve", "batch_norm")
     said = {key: value for key, value in settings.items() if key not in beside}
     if "recipe" in said:
         settings = {key: settings[key] for key in beside if key in settings}

@@ -36,9 +36,11 @@ def quantize(model: str, output: str, **given: Any) -> None:
 @click.argument("model", type=click.Path())
 @_OUTPUT
 @data_options
-@click.option("--method", type=click.Choice(_METHODS), default="minmax", show_default=True)
+@click.option(
+    "--method", type=click.Choice(_METHODS), help="By default mse below 8 bits, else minmax."
+)
 @common_options
-def calibrate(model: str, output: str, method: str, **given: Any) -> None:
+def calibrate(model: str, output: str, method: str | None, **given: Any) -> None:
     """Find every range of the quantized MODEL from data."""
     from .. import api
 

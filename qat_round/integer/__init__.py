@@ -15,6 +15,7 @@ from qat_round import exact_layers
 from qat_round._compat import keras, tf
 from qat_round.grids import GridClip
 from qat_round.intake import read_graph, rewritten
+from qat_round.intake.batch_norm import fold_batch_norms
 from qat_round.intake.build import make_layer, set_weights
 from qat_round.intake.graph import Graph, Part, Ref, map_refs
 from qat_round.intake.layers import Affine, MatMul, Reduce
@@ -45,11 +46,23 @@ exact_layers.PRODUCTS.add(MatMul)
 exact_layers.REDUCTIONS.add(Reduce)
 
 
-def plan(model: Any, spec: ModelSpec, safe_mode: bool = True, preserve: Sequence[str] = ()) -> Plan:
-    """What will be quantized in a model, and what stands in the way."""
+def plan(
+    model: Any,
+    spec: ModelSpec,
+    safe_mode: bool = True,
+    preserve: Sequence[str] = (),
+    folded: bool = False,
+) -> Plan:
+    """What will be quantized in a model, and what stands in the way.
+
+    Args:
+        model, spec, safe_mode, preserve: as in `qr.quantize_model`; preserve as it was read.
+        folded: whether batch norms go into the layers in front before all else.
+    """
     source = read_graph(model, safe_mode=safe_mode)
     spec.check_matches(_known_layers(source))
-    graph = lower(rewritten(source), lambda part: spec_of(spec, part))
+    equal = rewritten(source)
+    graph = lower(fold_batch_norms(equal) if folded else equal, lambda part: spec_of(spec, part))
     return Plan(graph, spec, source, preserve)
 
 
