@@ -179,8 +179,8 @@ def _errors(
     for bits in widths:
         for tensor in group:
             tensor.quantizer.bits = bits
-            ends = weight_ends(tensor.quantizer, tensor.variable)
-            tensor.quantizer.set_range(tensor.weights, ends)
+            found_ends = weight_ends(tensor.quantizer, tensor.variable)
+            tensor.quantizer.set_range(tensor.weights, found_ends)
         found[bits] = _relative_error(model, [t.quantizer for t in group], given)
     for tensor, bits, ends in before:
         tensor.quantizer.bits = bits
