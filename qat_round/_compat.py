@@ -86,6 +86,13 @@ def unrecorded() -> contextlib.AbstractContextManager[None]:
     return record.stop_recording()
 
 
+def known_to_tapes(tensors: list[Any]) -> int:
+    """How much the open `tf.GradientTape`s know of tensors: 0 nothing, 1 one of them, 2 several."""
+    from tensorflow.python.ops import gradients_util
+
+    return int(gradients_util.PossibleTapeGradientTypes(tensors))
+
+
 def trusting() -> contextlib.AbstractContextManager[None]:
     """Lets TFMOT rebuild Lambda layers: they come from a live model, not from somebody's file."""
     from tf_keras.src.saving import serialization_lib

@@ -28,6 +28,7 @@ from .grids import bias_slip, on_noted_grid
 from .layer_quantizers import AVERAGES, KEEPS, OWN
 from .notes import SumNote, note_grid, note_sum, noted_grid, noted_sum
 from .observing import is_bypassed
+from .once import once
 from .quantizers import RoundingQuantizer
 
 
@@ -237,7 +238,7 @@ class GridWrapper(RoundingWrapper):
     def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:
         if training is None:
             training = keras.backend.learning_phase()
-        weights = [_quantized(q, w, training, state) for w, q, state in self._weight_vars]
+        weights = [self._once(w, q, training, state) for w, q, state in self._weight_vars]
         self.quantize_config.set_quantize_weights(self.layer, weights)
         if self._takes_training:
             kwargs["training"] = training
@@ -253,6 +254,12 @@ class GridWrapper(RoundingWrapper):
             call = self.layer.call if self._weight_vars else self.layer
             outputs = call(settled, **kwargs)
         return _with_sums(self, self._on_grid(outputs, inputs, training), inputs, training)
+
+    @staticmethod
+    def _once(variable: Any, quantizer: Any, training: Any, state: Any) -> Any:
+        return once(
+            variable, state, training, lambda: _quantized(quantizer, variable, training, state)
+        )
 
     def _on_one_grid(self, inputs: Any, training: Any) -> Any:
         """What is joined, on the output's grid before it is joined, as in the file.
