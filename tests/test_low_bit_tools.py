@@ -133,6 +133,17 @@ def test_a_training_that_goes_on_has_the_bits_of_its_epoch():
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_dampening_ends_with_its_training():
+    q = few_bits()
+    dampening = qr.Dampening(q, 1.0)
+    assert sum(float(loss) for loss in q.losses) > 0.0
+    q.fit(nets.vectors(), np.zeros((64, 3)), verbose=0, callbacks=[dampening])
+    assert sum(float(loss) for loss in q.losses) == 0.0
+    falls = qr.Dampening(q, lambda step: 1.0 - step)
+    with pytest.raises(ValueError, match=r"strength=-1.0 at step 2"):
+        q.fit(nets.vectors(96), np.zeros((96, 3)), verbose=0, callbacks=[falls])
+
+
 # Batch norm from the start.
 
 
