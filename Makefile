@@ -67,7 +67,8 @@ coverage: .venv/.ready  ## What becomes integer-only: 17 networks and every laye
 bench: .venv/.ready  ## Speed and memory: kernels, training steps, start-up, growth (hours; alone on the machine).
 	$(BIN)/python benchmarks/bandwidth.py
 	$(BIN)/python benchmarks/kernels.py
-	$(BIN)/python benchmarks/steps.py
+	$(BIN)/python benchmarks/steps.py --batches 32 --rounders ste sigmoid sine
+	$(BIN)/python benchmarks/steps.py --batches 8 --rounders ste sigmoid sine --steady-only --nets small mobilenet_v2_0.35 mobilenet_v2_1.0 --name steps_batch8
 	$(BIN)/python benchmarks/steps.py --nets small mobilenet_v2_0.35 --batches 32 --rounders ste sigmoid sine --parts --no-learned --steady-only --name profile
 	$(BIN)/python benchmarks/modes.py
 	$(BIN)/python benchmarks/startup.py

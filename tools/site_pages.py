@@ -24,6 +24,8 @@ PAGES = {  # file of the repository -> page of the site
     "benchmarks/results/devices.md": "devices_table.md",
     "benchmarks/results/random_graphs.md": "random_graphs.md",
 }
+SPEED = ("kernels", "kernels_bfloat16", "steps", "steps_batch8", "modes", "profile", "startup")
+PAGES |= {f"benchmarks/results/{n}.md": f"bench_{n}.md" for n in (*SPEED, "scaling", "bandwidth")}
 _LINK = re.compile(r"(\]\()([^)#\s:]+)(#[^)\s]*)?(\))")
 
 
