@@ -69,6 +69,12 @@ class RoundingWrapper(QuantizeWrapperV2):  # type: ignore[misc, valid-type]
         frozen = [] if self.trainable else self._trainable_weights
         return self._dedup_weights([*frozen, *super().non_trainable_weights])
 
+    def get_config(self) -> dict[str, Any]:
+        config: dict[str, Any] = super().get_config()
+        if getattr(self.layer, "synchronized", False):  # Keras leaves it out
+            config["layer"]["config"]["synchronized"] = True
+        return config
+
     def save_own_variables(self, store: Any) -> None:
         for number, variable in enumerate(self._own_variables()):
             store[str(number)] = variable.numpy()

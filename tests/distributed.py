@@ -124,7 +124,8 @@ def train(asked: dict) -> dict:
         model.fit(part, **quiet)
     else:
         model.fit(batches, steps_per_epoch=asked["steps"], **quiet)
-    answers = {"outputs": model(rows[:BATCH], training=False).numpy()} if _is_chief() else {}
+    # on all workers: to read a batch norm's statistics is an operation of all
+    answers = {"outputs": model(rows[:BATCH], training=False).numpy()}
     copies = [v.values for v in model.variables if hasattr(v, "values")]
     agree = all(np.array_equal(c[0], other) for c in copies for other in c[1:])
     found = {f"v/{v.name}": v.numpy() for v in model.variables}

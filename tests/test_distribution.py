@@ -181,9 +181,10 @@ def test_a_soft_rounders_steps_part_as_by_another_order_of_summation(rounder, tm
 @slow
 @pytest.mark.parametrize("strategy", ["mirrored", "workers"])
 def test_synchronized_batch_norm_agrees(strategy, tmp_path):
-    asked = STE | {"norm": True}
+    """Ten steps; then a last bit of a variance has put some value near a tie on another level."""
+    asked = STE | {"norm": True, "steps": 10}
     one, other = run(tmp_path, "one", **asked), run(tmp_path, strategy, **asked)
-    check_equal(one, other, rtol=1e-4)
+    check_equal(one, other)
     assert max(farthest(one, other, f"moving_{word}") for word in ("mean", "variance")) < 1e-4
 
 
