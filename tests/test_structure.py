@@ -26,6 +26,7 @@ ROOMS = [  # each may import from those above it, and from itself
     "fixed_point",
     "exact",
     "observing",
+    "once",
     "quantizers",
     "grids",
     "exact_layers",
