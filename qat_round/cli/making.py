@@ -110,6 +110,8 @@ def export(model: str, output: str, **given: Any) -> None:
     Writes a manifest beside it: OUTPUT.json, with versions, hashes and what is quantized how.
     """
     _refuse_unused(output, given)
+    if not (given["float16"] or output.endswith(".onnx")):
+        given["io"] = given["io"] or "int8"
     texts = _texts(given["metadata"])
     from ..export import check_writable, write_files
     from ..manifest import noted
@@ -184,7 +186,7 @@ def _converted(model: str, output: str, given: dict[str, Any]) -> tuple[bytes, l
         return api.export_onnx(loaded), bits_by_layer(loaded)
     content = api.export_tflite(
         loaded,
-        io=given["io"] or "int8",
+        io=given["io"],
         lift_activations=given["lift_activations"],
         batch_size=given["batch_size"],
     )
