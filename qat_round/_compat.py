@@ -100,6 +100,19 @@ def trusting() -> contextlib.AbstractContextManager[None]:
     return serialization_lib.SafeModeScope(safe_mode=False)
 
 
+def loading(safe_mode: bool) -> contextlib.AbstractContextManager[None]:
+    """While open, `Lambda` layers are refused under `safe_mode`, whatever the format of the file.
+
+    Keras asks in zipped `.keras` files only; HDF5 files and SavedModels it trusts. What the user
+    allowed for all files, by `enable_unsafe_deserialization`, stays allowed.
+    """
+    from tf_keras.src.saving import serialization_lib
+
+    return serialization_lib.SafeModeScope(
+        safe_mode and serialization_lib.in_safe_mode() is not False
+    )
+
+
 def tfmot_objects() -> dict[str, type]:
     """The classes that a quantized model's file may name, by the name that it uses."""
     objects: dict[str, type] = {}

@@ -12,6 +12,7 @@ from ._compat import (
     QuantizeScheme,
     is_keras3,
     keras,
+    loading,
     tfmot,
     trusting,
 )
@@ -20,6 +21,7 @@ from .model_spec import ModelSpec, as_model_spec
 from .preserve import patterns
 from .recipes import batch_norm_of, recipe_spec
 from .refusals import UnsupportedLayers, why_unmarkable
+from .saved_code import refuse_code
 from .scheme import RoundingScheme
 from .spec import FLOAT, LayerSpec
 from .tensors import is_quantized, quantized_tensors
@@ -224,14 +226,17 @@ def quantize_apply(
     return _apply(model, scheme)
 
 
-def load_model(path: str | pathlib.Path, **options: Any) -> Any:
+def load_model(path: str | pathlib.Path, *, safe_mode: bool = True, **options: Any) -> Any:
     """A saved model, quantized or annotated or not, as it was: `.keras`, `.h5` or SavedModel.
 
-    The same as Keras's own `load_model` after `import qat_round`.
+    As Keras's own `load_model` after `import qat_round`, but that `safe_mode` holds for all
+    formats, which in Keras it does for zipped `.keras` files only.
 
     Args:
         path: the file or folder.
-        **options: those of `tf_keras.models.load_model`.
+        safe_mode: whether Python code in the file is refused: lambdas, and functions and classes
+            that would be found by importing a module that the file names. Register your own.
+        **options: the others of `tf_keras.models.load_model`.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -240,7 +245,10 @@ def load_model(path: str | pathlib.Path, **options: Any) -> Any:
     if not pathlib.Path(path).exists():
         raise FileNotFoundError(f"load_model: there is no file or folder {str(path)!r}.")
     try:
-        return keras.models.load_model(str(path), **options)
+        with loading(safe_mode):
+            if safe_mode:
+                refuse_code(pathlib.Path(path), options.get("custom_objects"))
+            return keras.models.load_model(str(path), safe_mode=safe_mode, **options)
     except (ValueError, TypeError, OSError):
         raise
     except Exception as error:  # whatever the readers of zip, JSON and HDF5 make of damage
