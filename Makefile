@@ -38,14 +38,15 @@ test-long: .venv/.ready  ## The tests that take minutes.
 	QAT_ROUND_EXAMPLES=1000 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 	QAT_ROUND_EXAMPLES=1000 $(BIN)/python -m pytest tests/test_properties.py
 
-fuzz: .venv/.ready  ## Damaged files into every reader, SECONDS=60 of them.
+fuzz: .venv/.ready  ## SECONDS=60 of damaged files into every reader, and of random small models from Keras to the file.
 	$(BIN)/python tools/fuzz.py --seconds $(or $(SECONDS),60) --seed $(or $(SEED),0)
 
 versions: .venv/.ready  ## The tests in an environment for each supported set of versions (hours, network).
 	$(BIN)/python tools/versions.py
 
-licences: .venv/.ready  ## Licences of all that is installed, from its metadata.
+licences: .venv/.ready  ## Licences of all that the package needs, from their metadata; docs/licences.md too.
 	$(BIN)/python tools/licences.py
+	$(BIN)/python tools/licences.py --page docs/licences.md
 
 audit: .venv/.ready  ## The locked versions against a list of unsafe ones (of 2021, from the package index).
 	$(BIN)/python tools/audit.py
@@ -66,7 +67,9 @@ coverage: .venv/.ready  ## What becomes integer-only: 17 networks and every laye
 
 bench: .venv/.ready  ## Speed and memory: kernels, training steps, start-up, growth (hours; alone on the machine).
 	$(BIN)/python benchmarks/bandwidth.py
-	$(BIN)/python benchmarks/kernels.py
+	$(BIN)/python benchmarks/kernels.py --dtypes float32
+	$(BIN)/python benchmarks/kernels.py --dtypes bfloat16 --sizes 1e4 1e6 1e7 --name kernels_bfloat16
+	$(BIN)/python benchmarks/kernels.py --dtypes float32 --sizes 1e5 1e6 1e7 --rounds 3 --memory --name kernels_memory
 	$(BIN)/python benchmarks/steps.py --batches 32 --rounders ste sigmoid sine
 	$(BIN)/python benchmarks/steps.py --batches 8 --rounders ste sigmoid sine --steady-only --nets small mobilenet_v2_0.35 mobilenet_v2_1.0 --name steps_batch8
 	$(BIN)/python benchmarks/steps.py --nets small mobilenet_v2_0.35 --batches 32 --rounders ste sigmoid sine --parts --no-learned --steady-only --name profile
@@ -75,7 +78,7 @@ bench: .venv/.ready  ## Speed and memory: kernels, training steps, start-up, gro
 	$(BIN)/python benchmarks/scaling.py
 
 bench-gpu: .venv/.ready  ## Kernels and steps where there is a GPU.
-	$(BIN)/python benchmarks/kernels.py --name kernels_gpu
+	$(BIN)/python benchmarks/kernels.py --memory --name kernels_gpu
 	$(BIN)/python benchmarks/steps.py --name steps_gpu
 
 bench-accuracy: .venv/.ready  ## Accuracy at low bits, on real data; goes on where it stopped (hours).

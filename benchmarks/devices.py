@@ -20,7 +20,6 @@ from timing import RESULTS, machine, save, table
 
 import qat_round as qr  # before TensorFlow
 
-import tensorflow as tf  # isort: skip
 import tf_keras as keras  # isort: skip
 from device_nets import KEPT, NETS, Data, accuracy, float_net, quantized  # isort: skip
 
@@ -39,6 +38,7 @@ KINDS = {  # kind of file -> (model, io)
     "INT4 weights": ("4-bit weights", "int8"),
     "int16x8": ("16-bit activations", "int16"),
 }
+KERNELS = {"default": "default", "no XNNPACK": "builtin", "reference": "reference"}
 VELA = ("int8", "int16x8")
 SAMPLES = 128
 TITLE = "Every kind of file on every runtime, against Keras"
@@ -58,10 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     args = parser.parse_args(argv)
-    rows = kept_rows()
     for name in args.nets:
         for row in rows_of(name, args.kinds):
-            rows[name, row["file"]] = row
+            rows = kept_rows() | {(name, row["file"]): row}  # another run may have added some
             save("devices", TITLE, [rows[k] for k in product(NETS, KINDS) if k in rows], NOTES)
             print(table([row]), flush=True)
     return 0
@@ -98,8 +97,8 @@ def parities(model: Any, tflite: bytes, data: Data) -> dict[str, Any]:
     step = float(file.tensors[file.outputs[0]].scales[0])
     ours = np.asarray(model(inputs, training=False))
     found = {"logits span": round(float(np.ptp(ours)) / step)}
-    for kernels, options in resolvers().items():
-        found[kernels] = cell(ours, litert(file, inputs, options), step)
+    for column, kernels in KERNELS.items():
+        found[column] = cell(ours, litert(file, inputs, kernels), step)
     try:
         micro = qr.edge.run_micro(tflite, inputs)
         found["micro"] = cell(ours, next(iter(micro.outputs.values())), step)
@@ -116,25 +115,11 @@ def cell(ours: np.ndarray, theirs: np.ndarray, step: float) -> str:
     return f"{found.max_steps:.2f} ({found.same:.2%})"
 
 
-def litert(file: TFLiteFile, inputs: np.ndarray, options: dict[str, Any]) -> np.ndarray:
+def litert(file: TFLiteFile, inputs: np.ndarray, kernels: str) -> np.ndarray:
     """What LiteRT answers, sample by sample."""
-    runner = Runner(file, **options)
+    runner = Runner(file, kernels=kernels)
     name = next(iter(runner.inputs))
     return np.concatenate([runner({name: inputs[i : i + 1]})[0] for i in range(len(inputs))])
-
-
-def resolvers() -> dict[str, dict[str, Any]]:
-    """Options of the interpreter, by which kernels run."""
-    try:
-        from ai_edge_litert.interpreter import OpResolverType
-    except ImportError:
-        OpResolverType = tf.lite.experimental.OpResolverType  # noqa: N806
-    key = "experimental_op_resolver_type"
-    return {
-        "default": {},
-        "no XNNPACK": {key: OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES},
-        "reference": {key: OpResolverType.BUILTIN_REF},
-    }
 
 
 def onnx(model: Any, inputs: np.ndarray, step: float) -> str:

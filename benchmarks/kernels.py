@@ -6,7 +6,8 @@
 Rows: the native op; plain autodiff (the formula in TensorFlow's operations, gradient by autodiff);
 ours by rounder. `ratio` is to the native op of the same row's size, layout and dtype; `limit` is to
 the memory limit: x read and y written, then x and dy read and dx written, 20 bytes a float32 value
-at the copy bandwidth measured in the same run (a copy counts its reads and its writes).
+at the copy bandwidth measured in the same run, on the GPU where there is one (a copy counts its
+reads and its writes).
 """
 
 from __future__ import annotations
@@ -17,7 +18,15 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from timing import copy_seconds, forget_peak, in_new_process, interleaved, peak_bytes, save
+from timing import (
+    copy_seconds,
+    forget_peak,
+    in_new_process,
+    interleaved,
+    peak_bytes,
+    save,
+    settled,
+)
 
 TITLE = "Kernels: one fake quantization, forward and backward"
 CHANNELS = 64
@@ -144,7 +153,7 @@ def _chosen(rounders: list[str], forwards: list[str]) -> dict[str, Callable[...,
 def _peak_of_one(name: str, size: str, layout: str, dtype: str) -> dict[str, Any]:
     """Peak memory of one method above what is resident before its first step; x, dy not counted."""
     method = _chosen([name.split(", ")[0]] if ", " in name else [], ["soft", "hard"])[name]
-    run = step(method, *tensors(int(size), layout, dtype))
+    run = settled(step(method, *tensors(int(size), layout, dtype)))
     step(
         method, *tensors(CHANNELS * 1024, layout, dtype)
     )()  # so that the compilers' memory is not counted

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nets import NETS, images
-from timing import in_new_process, interleaved, peak_bytes, save
+from timing import in_new_process, interleaved, peak_bytes, save, settled
 
 ROUNDERS = ["ste", "sigmoid", "ramp", "fourier", "sine", "expected", "stochastic"]
 SETTINGS: dict[str, dict[str, Any]] = {"sigmoid": {"slope": 10.0}}
@@ -102,7 +102,7 @@ def quantized_net(net: str, config: str) -> Any:
 
 
 def _first_step_and_peak(net: str, batch: str, config: str) -> dict[str, float]:
-    step = training_step(net, int(batch), config)
+    step = settled(training_step(net, int(batch), config))
     begin = time.perf_counter()
     step()
     first = time.perf_counter() - begin

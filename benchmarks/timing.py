@@ -2,12 +2,14 @@
 
 Functions to be compared run in turn, A B C A B C, so that whatever disturbs the machine disturbs
 all of them alike. What has to start afresh (a first step, a peak of memory) runs in a process of
-its own: `in_new_process`.
+its own: `in_new_process`. On a GPU a call returns before its work is done, so each waits for it:
+`settled`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import multiprocessing.pool
 import os
@@ -24,7 +26,9 @@ from typing import Any, NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # `in_new_process` needs some, too
 
+_GPU = "GPU:0"
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -43,6 +47,7 @@ def interleaved(
     functions: Mapping[str, Callable[[], Any]], rounds: int = 15, seconds: float = 0.05
 ) -> dict[str, Time]:
     """Times functions in turn; each round calls each as often as fills `seconds`, at least once."""
+    functions = {name: settled(function) for name, function in functions.items()}
     calls = {name: _calls(function, seconds) for name, function in functions.items()}
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
@@ -54,11 +59,37 @@ def interleaved(
     return {name: Time(statistics.median(t), min(t), max(t)) for name, t in times.items()}
 
 
+def settled(function: Callable[[], Any]) -> Callable[[], Any]:
+    """The function, which on a GPU returns when its work is done.
+
+    One element is read back that was asked for last: the device works in order.
+    """
+    if not _gpus():
+        return function
+    import tensorflow as tf
+
+    with tf.device(_GPU):
+        one = tf.ones([1])
+
+    def waiting() -> Any:
+        result = function()
+        with tf.device(_GPU):
+            (one + 1.0).numpy()
+        return result
+
+    return waiting
+
+
 def copy_seconds(n_bytes: int, rounds: int = 7) -> float:
-    """Median seconds to copy so many bytes on all cores, both arrays touched before."""
+    """Median seconds to copy so many bytes: on the GPU, or on all cores, both arrays touched."""
     import numpy as np
     import tensorflow as tf
 
+    if _gpus():
+        with tf.device(_GPU):
+            given = tf.ones([max(1, n_bytes // 4)])
+            copy = lambda: tf.raw_ops.Neg(x=given)  # noqa: E731 : reads each once, writes each once
+            return interleaved({"copy": copy}, rounds)["copy"].median
     source = tf.zeros([max(1, n_bytes // 4)])
     if n_bytes < 2**22:  # fits a cache: one core, no thread to wake
         target, array = np.empty_like(source), source.numpy()
@@ -81,7 +112,11 @@ def in_new_process(module: str, *arguments: Any) -> dict[str, Any]:
 
 
 def peak_bytes() -> int:
-    """This process's peak resident memory, since `forget_peak` where the system can forget."""
+    """Peak memory since `forget_peak`: the GPU's, or what is resident of this process."""
+    if _gpus():
+        import tensorflow as tf
+
+        return int(tf.config.experimental.get_memory_info(_GPU)["peak"])
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
@@ -90,9 +125,22 @@ def peak_bytes() -> int:
 
 
 def forget_peak() -> None:
-    """Starts the peak anew from what is resident now (Linux; elsewhere nothing happens)."""
+    """Starts the peak anew from what is taken now (a GPU, Linux; elsewhere nothing happens)."""
+    if _gpus():
+        import tensorflow as tf
+
+        tf.config.experimental.reset_memory_stats(_GPU)
+        return
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
+
+
+@functools.cache
+def _gpus() -> int:
+    """How many GPUs TensorFlow sees."""
+    import tensorflow as tf
+
+    return len(tf.config.list_physical_devices("GPU"))
 
 
 def machine() -> dict[str, Any]:

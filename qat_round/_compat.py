@@ -175,15 +175,28 @@ def is_keras3(model: Any) -> bool:
     )
 
 
-def interpreter(tflite: bytes, **options: Any) -> Any:
+KERNELS = {
+    "default": "AUTO",
+    "builtin": "BUILTIN_WITHOUT_DEFAULT_DELEGATES",
+    "reference": "BUILTIN_REF",
+}
+"""Sets of TFLite's kernels -> its own names: with XNNPACK, without it, the reference kernels."""
+
+
+def interpreter(tflite: bytes, kernels: str = "default", **options: Any) -> Any:
     """A TFLite interpreter for a model's bytes: LiteRT's if it is installed, else TensorFlow's."""
     try:
         from ai_edge_litert import interpreter as lite
+
+        resolvers = lite.OpResolverType
     except ImportError:
-        lite = tf.lite
+        lite, resolvers = tf.lite, tf.lite.experimental.OpResolverType
+    resolver = getattr(resolvers, KERNELS[kernels])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return lite.Interpreter(model_content=tflite, **options)
+        return lite.Interpreter(
+            model_content=tflite, experimental_op_resolver_type=resolver, **options
+        )
 
 
 def read_flatbuffer(tflite: bytes) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from .declared_sizes import check_image, check_sizes
 from .rounding import nearest
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
@@ -140,8 +141,9 @@ def _npz(
     path: pathlib.Path, inputs: str | None, labels: str | None, input_names: Sequence[str]
 ) -> Data:
     try:
+        check_sizes(path)
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+            arrays = {name: _array(file, name) for name in file.files}
     except Exception as error:  # whatever NumPy and zipfile make of damage
         raise ValueError(f"data: {str(path)!r} is no whole .npz file: {error}") from error
     digest = _hash(path)
@@ -150,6 +152,14 @@ def _npz(
     if inputs is None and input_names and all(name in arrays for name in input_names):
         return Data(_as_given({name: arrays[name] for name in input_names}), found, (), digest)
     return Data(_pick(arrays, inputs, _INPUT_KEYS, path, needed=True), found, (), digest)
+
+
+def _array(file: Any, name: str) -> np.ndarray:
+    """A member of an `.npz`; NumPy gives plain bytes of one that is no array."""
+    found = file[name]
+    if not isinstance(found, np.ndarray):
+        raise ValueError(f"its member {name!r} is no array")
+    return found
 
 
 def _pick(
@@ -250,7 +260,9 @@ def _image(path: pathlib.Path, shape: Sequence[int]) -> np.ndarray:
     """Pixels in 0..255, resized."""
     from ._compat import tf
 
-    pixels = tf.io.decode_image(path.read_bytes(), channels=shape[2], expand_animations=False)
+    content = path.read_bytes()
+    check_image(content)
+    pixels = tf.io.decode_image(content, channels=shape[2], expand_animations=False)
     return np.asarray(tf.image.resize(pixels, shape[:2]), np.float32)
 
 

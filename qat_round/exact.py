@@ -22,6 +22,7 @@ from .affine import Grid, quotient
 from .fixed_point import half_away, in_15_bits, scaled
 from .one_call import one_call
 
+_NARROW = 8  # bits of what XNNPACK computes
 _INTS, _PENDING, _FUSED = "_qat_round_ints", "_qat_round_pending", "_qat_round_fused"
 
 
@@ -104,12 +105,20 @@ class Pair(NamedTuple):
 
     def levels(self, step: tf.Tensor) -> tf.Tensor:
         """The sum as whole numbers of a step."""
+        if self.a.bits > _NARROW:
+            return self._wide_levels(step)
         *factors, unit = one_call(_factors_of_sum, self.a.step, self.b.step, step)
         total = sum(
             tf.cast(side.values, tf.float64) * factor
             for side, factor in zip(self, factors, strict=True)
         )
         return tf.cast(tf.floor(total / unit + 0.5), tf.float32)
+
+    def _wide_levels(self, step: tf.Tensor) -> tf.Tensor:
+        """TFLite's own int16 kernel has 31 bits for each factor: as good as exact."""
+        ratios = [tf.cast(of.step, tf.float64) / tf.cast(step, tf.float64) for of in self]
+        total = sum(tf.cast(of.values, tf.float64) * r for of, r in zip(self, ratios, strict=True))
+        return tf.cast(tf.floor(total + 0.5), tf.float32)
 
 
 class Given(NamedTuple):

@@ -16,7 +16,7 @@ import numpy as np
 from ._compat import read_flatbuffer, tflite_schema, write_flatbuffer
 from .export import check_writable, write_file
 from .rounding import nearest
-from .tflite_file import Runner, TFLiteFile, read_bytes
+from .tflite_file import Runner, TFLiteFile, damaged, read_bytes
 
 _ENTRY, _IDENTIFIER = "TFLITE_METADATA", b"M001"
 _TEXTS = {"name": 0, "description": 1, "version": 2, "author": 4, "license": 5}
@@ -84,10 +84,12 @@ def read_metadata(tflite: bytes | str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         ValueError: for a damaged file.
     """
-    model = read_flatbuffer(TFLiteFile(tflite).content)
-    for entry in model.metadata or ():
-        if _text(entry.name) == _ENTRY:
-            return _read(bytes(np.asarray(model.buffers[entry.buffer].data, np.uint8)))
+    content = TFLiteFile(tflite).content
+    model = read_flatbuffer(content)
+    with damaged(content):
+        for entry in model.metadata or ():
+            if _text(entry.name) == _ENTRY:
+                return _read(bytes(np.asarray(model.buffers[entry.buffer].data, np.uint8)))
     return {}
 
 

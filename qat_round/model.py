@@ -17,6 +17,7 @@ from ._compat import (
     trusting,
 )
 from .configs import SpecMarker
+from .declared_sizes import check_sizes
 from .model_spec import ModelSpec, as_model_spec
 from .preserve import patterns
 from .recipes import batch_norm_of, recipe_spec
@@ -245,6 +246,7 @@ def load_model(path: str | pathlib.Path, *, safe_mode: bool = True, **options: A
     if not pathlib.Path(path).exists():
         raise FileNotFoundError(f"load_model: there is no file or folder {str(path)!r}.")
     try:
+        check_sizes(path)
         with loading(safe_mode):
             if safe_mode:
                 refuse_code(pathlib.Path(path), options.get("custom_objects"))

@@ -99,14 +99,25 @@ def _split(model: Any, data: Any, batch_size: int, verb: str) -> Iterator[Any]:
             raise ValueError(f"{verb}: the inputs have different numbers of samples, {sizes}.")
         for start in range(0, max(sizes, default=0), batch_size):
             yield [array[start : start + batch_size] for array in arrays]
-    elif isinstance(data, Iterable):
-        for batch in data:
-            yield model_inputs(model, batch[0] if isinstance(batch, tuple) else batch, verb)
-    else:
+        return
+    for batch in iterated(data, verb):
+        yield model_inputs(model, batch, verb)
+
+
+def iterated(data: Any, verb: str) -> Iterator[Any]:
+    """Batches of inputs, without the labels that may come with them.
+
+    Args:
+        data: an iterable of batches.
+        verb: who asks, for the message.
+    """
+    if not isinstance(data, Iterable):
         raise TypeError(
             f"{verb}: data is a {type(data).__name__}; give an array, a list or dict of arrays, a "
             "tf.data.Dataset or a generator of batches."
         )
+    for batch in data:
+        yield batch[0] if isinstance(batch, tuple) else batch
 
 
 def is_arrays(data: Any) -> bool:

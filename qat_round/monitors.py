@@ -52,20 +52,20 @@ class QuantizationLog(keras.callbacks.Callback):  # type: ignore[misc, name-defi
         self._direction = {path: np.zeros_like(levels) for path, levels in self._levels.items()}
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._batches, self._seen = 0, _seen(self.model)
+        self._batches, self._seen = 0, _seen(self._quantized)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self._batches += 1
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        found = {t.path: _range(t) for t in quantized_tensors(self.model) if t.is_ours}
+        found = {t.path: _range(t) for t in quantized_tensors(self._quantized) if t.is_ours}
         for tensor in self._weights():
             levels, error = _levels(tensor)
             found[tensor.path] |= {"rounding_error": error, **self._moves(tensor.path, levels)}
         if self._inputs is not None:
-            for path, share in clipped_shares(self.model, self._inputs).items():
+            for path, share in clipped_shares(self._quantized, self._inputs).items():
                 found[path]["clipped"] = share
-        for path, seen in _seen(self.model).items():
+        for path, seen in _seen(self._quantized).items():
             found[path]["skipped"] = max(0.0, self._batches - (seen - self._seen[path]))
         self._write(epoch, found)
         if logs is not None:
@@ -74,6 +74,10 @@ class QuantizationLog(keras.callbacks.Callback):  # type: ignore[misc, name-defi
     def on_train_end(self, logs: Any = None) -> None:
         if self._writer is not None:
             self._writer.flush()
+
+    @property
+    def _quantized(self) -> Any:
+        return getattr(self.model, "student", self.model)  # of a qr.Distiller
 
     def _moves(self, path: str, levels: np.ndarray) -> dict[str, float]:
         """Shares of weights that moved and that turned since the last epoch."""
@@ -84,7 +88,8 @@ class QuantizationLog(keras.callbacks.Callback):  # type: ignore[misc, name-defi
         return {"moved": float(np.mean(change != 0.0)), "turned": float(np.mean(turned))}
 
     def _weights(self) -> list[QuantizedTensor]:
-        return [t for t in quantized_tensors(self.model) if t.variable is not None and t.is_ours]
+        tensors = quantized_tensors(self._quantized)
+        return [t for t in tensors if t.variable is not None and t.is_ours]
 
     def _write(self, epoch: int, found: dict[str, dict[str, float]]) -> None:
         if self._writer is None:

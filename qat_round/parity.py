@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -119,28 +120,110 @@ class Parity:
 
 
 def compare(name: str, ours: np.ndarray, theirs: np.ndarray, step: float) -> OutputParity:
-    """One output of the file against Keras's."""
-    if ours.size != theirs.size:
-        raise ValueError(
-            f"verify_tflite: output {name!r} has shape {ours.shape} in Keras and {theirs.shape} in "
-            "the file; these are not outputs for the same inputs."
+    """One output of the file against Keras's, all at once."""
+    comparison = Comparison(name, step)
+    comparison.add(ours, theirs)
+    return comparison.result()
+
+
+class Comparison:
+    """One output of the file against Keras's, batch by batch: counts are kept, not the values.
+
+    The sum of the distances is exact, so that it does not depend on where batches begin. An output
+    in float has no step: 1/255 of what Keras spans stands for it, which is known at the end, and
+    until then the distances beyond half of it are kept.
+
+    Args:
+        name: the output's name.
+        step: one step of its grid, real units; None for an output in float.
+    """
+
+    def __init__(self, name: str, step: float | None = None):
+        self.name, self._step = name, step
+        self._values = self._samples = self._agreeing = self._not_same = self._outside = 0
+        self._classes = 0
+        self._sums: list[float] = []
+        self._furthest = 0.0
+        self._undecided = np.zeros(0)
+        self._ends: tuple[Any, Any] | None = None
+
+    def add(self, ours: np.ndarray, theirs: np.ndarray) -> None:
+        """Counts a batch."""
+        if ours.size != theirs.size:
+            raise not_the_same(self.name, ours.shape, theirs.shape)
+        apart = np.abs(ours.astype(np.float64) - theirs.astype(np.float64).reshape(ours.shape))
+        apart = apart.reshape(len(ours), -1) / (self._step or 1.0)
+        self._values += apart.size
+        self._furthest = float(np.maximum(self._furthest, apart.max()))
+        for of_sample in apart.sum(axis=1).tolist():
+            _add_exactly(self._sums, of_sample)
+        self._add_classes(ours.reshape(apart.shape), theirs.reshape(apart.shape))
+        self._add_far(ours, apart)
+
+    def result(self) -> OutputParity:
+        """The figures of all that was added."""
+        step = self._step or self._spanned() / 255.0 or 1.0
+        unit = 1.0 if self._step else step
+        self._settle(unit)
+        return OutputParity(
+            name=self.name,
+            step=step,
+            max_steps=self._furthest / unit,
+            mean_steps=math.fsum(self._sums) / self._values / unit,
+            within_one=(self._values - self._outside) / self._values,
+            same=(self._values - self._not_same) / self._values,
+            top1_agreement=self._agreeing / self._samples if self._classes > 1 else None,
         )
-    apart = np.abs(ours.astype(np.float64).ravel() - theirs.astype(np.float64).ravel()) / step
-    classes = ours.reshape(len(ours), -1)
-    top1 = None
-    if classes.shape[1] > 1:
-        others = theirs.reshape(classes.shape)
-        picked = np.take_along_axis(others, classes.argmax(1)[:, np.newaxis], axis=1)[:, 0]
-        top1 = float(np.mean(picked >= others.max(1)))
-    return OutputParity(
-        name=name,
-        step=step,
-        max_steps=float(apart.max()),
-        mean_steps=float(apart.mean()),
-        within_one=float(np.mean(apart <= 1.0 + _TIE)),
-        same=float(np.mean(apart < 0.5)),
-        top1_agreement=top1,
+
+    def _add_classes(self, ours: np.ndarray, theirs: np.ndarray) -> None:
+        self._samples, self._classes = self._samples + len(ours), ours.shape[1]
+        picked = np.take_along_axis(theirs, ours.argmax(1)[:, np.newaxis], axis=1)[:, 0]
+        self._agreeing += int(np.sum(picked >= theirs.max(1)))
+
+    def _add_far(self, ours: np.ndarray, apart: np.ndarray) -> None:
+        low, high = ours.min(), ours.max()
+        if self._ends is not None:
+            low, high = np.minimum(self._ends[0], low), np.maximum(self._ends[1], high)
+        self._ends = (low, high)
+        unit = 1.0 if self._step else self._spanned() / 255.0
+        seen = np.concatenate([self._undecided, apart.ravel()])
+        self._undecided = seen[~(seen < 0.5 * unit)]  # NaN is far
+        if self._step:
+            self._settle(1.0)
+
+    def _settle(self, unit: float) -> None:
+        far = self._undecided / unit
+        self._not_same += int(np.sum(~(far < 0.5)))
+        self._outside += int(np.sum(~(far <= 1.0 + _TIE)))
+        self._undecided = np.zeros(0)
+
+    def _spanned(self) -> float:
+        low, high = self._ends or (0.0, 0.0)
+        return float(high - low)
+
+
+def not_the_same(name: str, ours: tuple[int, ...], theirs: tuple[int, ...]) -> ValueError:
+    """The error for an output whose shapes differ."""
+    return ValueError(
+        f"verify_tflite: output {name!r} has shape {ours} in Keras and {theirs} in the file; these "
+        "are not outputs for the same inputs."
     )
+
+
+def _add_exactly(partials: list[float], value: float) -> None:
+    """Adds to a sum that is kept as numbers which do not overlap, so that nothing is lost.
+
+    Source: Shewchuk 1997, as in Python's `math.fsum`.
+    """
+    kept = 0
+    for partial in list(partials):
+        large, small = (value, partial) if abs(value) >= abs(partial) else (partial, value)
+        value = large + small
+        lost = small - (value - large)
+        if lost:
+            partials[kept] = lost
+            kept += 1
+    partials[kept:] = [value]
 
 
 def _near(parities: tuple[OutputParity, ...], within_one: float, furthest: float) -> bool:

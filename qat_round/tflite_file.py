@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ._compat import builtin_operator_names, interpreter, read_flatbuffer, tensor_type_names
+from .declared_sizes import check_values
 
 _CASTS = ("QUANTIZE", "DEQUANTIZE")
 _FLOATS = ("FLOAT32", "FLOAT16", "FLOAT64", "BFLOAT16")
@@ -65,14 +66,18 @@ class TFLiteFile:
     def __init__(self, tflite: bytes | str | os.PathLike[str]):
         self.content = read_bytes(tflite)
         _check_identifier(self.content)
-        with _damaged(self.content):
+        with damaged(self.content):
             interpreter(self.content)  # runs TFLite's own verifier
             model = read_flatbuffer(self.content)
             self._graphs = [_graph(graph, model.operatorCodes) for graph in model.subgraphs]
-        main = model.subgraphs[0]
-        self.tensors, self.operators = self._graphs[0]
-        self.inputs = tuple(int(i) for i in main.inputs)
-        self.outputs = tuple(int(i) for i in main.outputs)
+            main = model.subgraphs[0]
+            self.tensors, self.operators = self._graphs[0]
+            self.inputs = tuple(int(i) for i in main.inputs)
+            self.outputs = tuple(int(i) for i in main.outputs)
+            for tensors, operators in self._graphs:
+                _check_graph(tensors, operators)
+            for index in (*self.inputs, *self.outputs):
+                _check_index(index, self.tensors)
 
     def float_operators(self) -> dict[str, int]:
         """Operators that compute in float, besides QUANTIZE and DEQUANTIZE -> how many."""
@@ -109,15 +114,19 @@ class Runner:
     Args:
         file: the model.
         keep_all: whether every intermediate tensor can be read afterwards.
+        kernels: which compute: "default", "builtin" or "reference" (see `verify_tflite`).
+        options: of TFLite's `Interpreter`.
     """
 
-    def __init__(self, file: TFLiteFile, keep_all: bool = False, **options: Any):
+    def __init__(
+        self, file: TFLiteFile, keep_all: bool = False, kernels: str = "default", **options: Any
+    ):
         self._interpreter = interpreter(
-            file.content, experimental_preserve_all_tensors=keep_all, **options
+            file.content, kernels, experimental_preserve_all_tensors=keep_all, **options
         )
         self._batch: tuple[tuple[int, ...], ...] | None = None
         self._samples: int | None = None  # of the last run, where they were padded
-        with _damaged(file.content):
+        with damaged(file.content):
             self.inputs, self.outputs = self._details()
 
     def input_shape(self, name: str) -> tuple[int | None, ...]:
@@ -250,12 +259,27 @@ def _check_identifier(content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _damaged(content: bytes) -> Iterator[None]:
-    """Turns whatever a broken file makes TFLite and its parser raise into one clear error."""
+def damaged(content: bytes) -> Iterator[None]:
+    """While open, what a broken file makes TFLite and its parser raise becomes one clear error."""
     try:
         yield
     except Exception as error:
         raise ValueError(f"The .tflite is damaged ({len(content)} bytes): {error}") from error
+
+
+def _check_graph(tensors: list[TensorInfo], operators: list[Operator]) -> None:
+    """Refuses what the interpreter would fail on, or work on for hours."""
+    for tensor in tensors:
+        check_values(tensor.name, tensor.shape)
+    for operator in operators:
+        for index in (*operator.inputs, *operator.outputs):
+            if index != -1:  # left out
+                _check_index(index, tensors)
+
+
+def _check_index(index: int, tensors: list[TensorInfo]) -> None:
+    if not 0 <= index < len(tensors):
+        raise ValueError(f"there is no tensor {index}, there are {len(tensors)}")
 
 
 def _graph(graph: Any, operator_codes: Any) -> tuple[list[TensorInfo], list[Operator]]:

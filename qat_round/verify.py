@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from ._compat import QuantizeWrapper, keras, tf
-from .model_data import batches, check_fit, for_any_batch_size, model_inputs, numeric
-from .observing import observing
-from .parity import Parity, compare
+from ._compat import KERNELS, keras, tf
+from .answers import FileAnswers, GivenAnswers, KerasAnswers
+from .model_data import batches, check_fit, is_arrays, iterated, model_inputs, numeric
+from .parity import Comparison, OutputParity, Parity
 from .precision import full_precision
-from .quantizers import RoundingQuantizer
 from .tflite_file import Runner, TFLiteFile, sliced
 
 _VERB = "verify_tflite"
-_TIE = 1e-3  # a float comparison's slack, in steps
-_SQUASHING = {"SOFTMAX": "softmax", "LOGISTIC": "sigmoid"}
+_EMPTY = "{}: the inputs are empty; some samples are needed to compare."
 
 
 def verify_tflite(
@@ -27,67 +25,106 @@ def verify_tflite(
     inputs: Any,
     batch_size: int = 64,
     allow_float: bool = False,
+    kernels: str = "default",
 ) -> Parity:
     """Compares a `.tflite`, run by the real interpreter, with the Keras model it came from.
+
+    Runs batch by batch and keeps counts alone, so that memory does not grow with the samples.
 
     Args:
         model_or_outputs: the quantized model, or its outputs for these inputs (an array; several
             as a dict by the file's names).
-        tflite: the file's bytes or path; float32, int8 or uint8 inputs and outputs.
-        inputs: real-valued inputs: an array, or a dict by name; with a model also a list.
-        batch_size: how many samples run at once.
+        tflite: the file's bytes or path; float32, int8, uint8 or int16 inputs and outputs.
+        inputs: real-valued inputs: an array, or a dict by name; with a model also a list. Or an
+            iterable of batches (`tf.data`, a generator) of inputs or (inputs, labels), read once.
+        batch_size: how many samples of arrays run at once.
         allow_float: whether float operators in the file are meant to be there.
+        kernels: which of TFLite's kernels compute: "default", with XNNPACK, which is what phones
+            and desktops run and what Keras computes as; "builtin", those without XNNPACK;
+            "reference", the plain ones, whose arithmetic TFLite-Micro shares.
 
     Returns:
         A Parity; `.ok`, `.table()`, `.to_dict()`.
 
     Raises:
-        ValueError: for inputs or outputs that do not fit, or a damaged file.
+        ValueError: for inputs or outputs that do not fit, unknown kernels, or a damaged file.
+        TypeError: for data that are not numbers, or neither arrays nor batches of them.
         FileNotFoundError: if there is no file at the path.
     """
+    check_kernels(kernels)
     file = TFLiteFile(tflite)
     is_model = isinstance(model_or_outputs, keras.Model)
     model = full_precision(model_or_outputs) if is_model else None
-    runner = Runner(file, keep_all=model is not None)
-    squashed = _squashed(file, runner) if model is not None else {}
-    named = named_inputs(model, runner, inputs, batch_size)
-    batch_size = runner.fixed_batch() or batch_size
-    our_logits: list[np.ndarray | None] = []
+    theirs = FileAnswers(file, with_logits=is_model, kernels=kernels)
     if model is None:
-        ours = _listed(model_or_outputs, list(runner.outputs), "outputs")
+        ours: Any = GivenAnswers(_listed(model_or_outputs, list(theirs.steps), "outputs"))
     else:
-        ours, our_logits = _keras_outputs(model, named, batch_size, bool(squashed))
-    theirs, their_logits = _tflite_outputs(runner, named, batch_size, squashed)
-    names = in_order(getattr(model, "output_names", None), list(theirs), "outputs")
-    if len(ours) != len(names):
-        raise ValueError(f"verify_tflite: {len(ours)} outputs given, the file has {len(names)}.")
-    pairs = list(zip(names, ours, strict=True))
-    logits = [(name, a) for (name, _), a in zip(pairs, our_logits, strict=False) if a is not None]
+        ours = KerasAnswers(model, with_logits=bool(theirs.squashed))
+    names = in_order(getattr(model, "output_names", None), list(theirs.steps), "outputs")
+    batched = batched_inputs(model, theirs.runner, inputs, batch_size)
+    outputs, logits, samples = _compared(ours, theirs, names, batched)
     return Parity(
-        outputs=tuple(compare(n, a, theirs[n], _step(file, runner, n, a)) for n, a in pairs),
-        logits=tuple(
-            compare(n, a, their_logits[n], _scale(file, squashed[n]))
-            for n, a in logits
-            if n in squashed
-        ),
+        outputs=outputs,
+        logits=logits,
         float_operators=file.float_operators(),
         tensor_types=file.tensor_types(),
         file_bytes=len(file.content),
-        samples=len(next(iter(named.values()))),
+        samples=samples,
         allow_float=allow_float,
     )
 
 
-def _squashed(file: TFLiteFile, runner: Runner) -> dict[str, int]:
-    """Outputs that come out of a softmax or sigmoid -> the quantized tensor that goes into it."""
-    found = {}
-    for name, details in runner.outputs.items():
-        made_by = file.producer(file.quantized_source(details["index"]))
-        if made_by is not None and made_by.name in _SQUASHING:
-            before = file.quantized_source(made_by.inputs[0])
-            if file.tensors[before].scales.size:
-                found[name] = before
-    return found
+def check_kernels(kernels: str) -> None:
+    """Raises a ValueError that names the sets of kernels there are."""
+    if kernels not in KERNELS:
+        raise ValueError(f"{_VERB}: kernels={kernels!r} is unknown; allowed are {list(KERNELS)}.")
+
+
+def _compared(
+    ours: Any, theirs: FileAnswers, names: list[str], batched: Iterator[dict[str, np.ndarray]]
+) -> tuple[tuple[OutputParity, ...], tuple[OutputParity, ...], int]:
+    """Figures of the outputs, of the logits, and how many samples there were."""
+    outputs = {name: Comparison(name, theirs.steps[name]) for name in names}
+    logits: dict[str, Comparison] = {}
+    samples = 0
+    for batch in batched:
+        samples += len(next(iter(batch.values())))
+        our_outputs, our_logits = ours(batch)
+        their_outputs, their_logits = theirs(batch)
+        for (name, comparison), values in zip(outputs.items(), our_outputs, strict=True):
+            comparison.add(values, their_outputs[name])
+        for name, values in zip(names, our_logits, strict=False):
+            if values is not None and name in their_logits:
+                comparison = logits.setdefault(name, Comparison(name, theirs.logit_steps[name]))
+                comparison.add(values, their_logits[name])
+    ours.check_end(names)
+    found, logits_found = [tuple(c.result() for c in k.values()) for k in (outputs, logits)]
+    return found, logits_found, samples
+
+
+def batched_inputs(
+    model: Any, runner: Runner, data: Any, batch_size: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """Batches as {input name in the file: array}, each one checked.
+
+    Args:
+        model: the Keras model, or None.
+        runner: the file's.
+        data: as given by the user: arrays, or batches of them.
+        batch_size: how many samples of arrays run at once.
+    """
+    fixed = runner.fixed_batch()
+    if is_arrays(data) or isinstance(data, Mapping):
+        named = named_inputs(model, runner, data, batch_size)
+        yield from sliced(named, fixed or batch_size)
+        return
+    found = False
+    for batch in iterated(data, _VERB):
+        if len(tf.nest.flatten(batch)[0]):
+            found, named = True, named_inputs(model, runner, batch, batch_size)
+            yield from sliced(named, fixed or len(next(iter(named.values()))))
+    if not found:
+        raise ValueError(_EMPTY.format(_VERB))
 
 
 def named_inputs(
@@ -113,7 +150,7 @@ def named_inputs(
     for name, array in named.items():
         check_fit(array, name, runner.input_shape(name), verb)
     if not all(map(len, named.values())):
-        raise ValueError(f"{verb}: the inputs are empty; some samples are needed to compare.")
+        raise ValueError(_EMPTY.format(verb))
     return named
 
 
@@ -145,87 +182,3 @@ def in_order(wanted: list[str] | None, names: list[str], what: str, verb: str = 
             "of another model."
         )
     return list(wanted) if set(wanted) == set(names) else names
-
-
-def _keras_outputs(
-    model: Any, named: Mapping[str, np.ndarray], batch_size: int, with_logits: bool
-) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
-    """Outputs in the model's order, and for each what goes into its closing softmax, if asked."""
-    run, logit_of = _inference(model, with_logits)
-    collected = []
-    for batch in sliced(named, batch_size):
-        collected.append([t.numpy() for t in run(list(batch.values()))])
-    joined = [np.concatenate(parts) for parts in zip(*collected, strict=True)]
-    count = len(model.outputs)
-    logits = [None if at is None else joined[count + at] for at in logit_of]
-    return joined[:count], logits
-
-
-def _inference(model: Any, with_logits: bool) -> tuple[Any, list[int | None]]:
-    """A compiled forward pass for outputs and the logits behind them, and which logits are whose.
-
-    Logits are what the quantizer in front of a squashing activation gives, or what goes into a
-    squashing layer.
-    """
-    sources = [_logit_source(model, name) for name in model.output_names] if with_logits else []
-    inner = {id(s): i for i, s in enumerate(sources) if isinstance(s, dict)}
-    layers = {i: s for i, s in enumerate(sources) if s is not None and not isinstance(s, dict)}
-    extended = keras.Model(model.inputs, [*model.outputs, *layers.values()]) if layers else model
-
-    @for_any_batch_size(model)
-    def run(batch: list[tf.Tensor]) -> list[tf.Tensor]:
-        seen: dict[int, tf.Tensor] = {}
-
-        def observer(quantizer: RoundingQuantizer, x: tf.Tensor, weights: Any) -> tf.Tensor:
-            y = quantizer.infer(x, weights)
-            if id(weights) in inner:
-                seen[inner[id(weights)]] = y
-            return y
-
-        with observing(observer):
-            given = batch if len(batch) > 1 else batch[0]
-            results = tf.nest.flatten(extended(given, training=False))
-        return results + [seen[i] for i in sorted(seen)]
-
-    order = [*layers, *sorted(inner.values())]
-    positions: list[int | None] = [
-        order.index(i) if i in order else None for i in range(len(sources))
-    ]
-    return run, positions
-
-
-def _logit_source(model: Any, output_name: str) -> Any:
-    """The quantizer's weights before the activation, or the tensor before the layer, or None."""
-    layer = model.get_layer(output_name)
-    inner = layer.layer if isinstance(layer, QuantizeWrapper) else layer
-    if isinstance(inner, (keras.layers.Softmax, keras.layers.Activation)):
-        return layer.input
-    for activation in getattr(layer, "_quantize_activations", ()):
-        return getattr(activation, "_pre_activation_vars", None)
-    return None
-
-
-def _tflite_outputs(
-    runner: Runner, named: Mapping[str, np.ndarray], batch_size: int, squashed: Mapping[str, int]
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    outputs: dict[str, list[np.ndarray]] = {name: [] for name in runner.outputs}
-    logits: dict[str, list[np.ndarray]] = {name: [] for name in squashed}
-    for batch in sliced(named, batch_size):
-        for name, values in zip(runner.outputs, runner(batch), strict=True):
-            outputs[name].append(values)
-        for name, index in squashed.items():
-            logits[name].append(runner.read(index))
-    joined = {name: np.concatenate(parts) for name, parts in outputs.items()}
-    return joined, {name: np.concatenate(parts) for name, parts in logits.items()}
-
-
-def _scale(file: TFLiteFile, index: int) -> float:
-    return float(file.tensors[index].scales[0])
-
-
-def _step(file: TFLiteFile, runner: Runner, name: str, ours: np.ndarray) -> float:
-    """One step of an output; of a float one 1/255 of what Keras spans."""
-    source = file.quantized_source(runner.outputs[name]["index"])
-    if file.tensors[source].scales.size:
-        return _scale(file, source)
-    return float(np.ptp(ours)) / 255.0 or 1.0

@@ -41,6 +41,23 @@ def conv_net(last: str = "linear") -> keras.Model:
     )
 
 
+def series_net() -> keras.Model:
+    """Two 1-D convolutions and a dense layer, on the rows of pictures as steps in time."""
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            layers.Input((12, 12), name="series"),
+            layers.Conv1D(16, 3, use_bias=False, name="conv"),
+            layers.BatchNormalization(name="bn"),
+            layers.ReLU(name="relu"),
+            layers.Conv1D(16, 3, strides=2, activation="relu", name="conv2"),
+            layers.GlobalAveragePooling1D(name="mean"),
+            layers.Dense(10, name="classes"),
+        ],
+        name="series_net",
+    )
+
+
 def dense_net() -> keras.Model:
     """Three dense layers on vectors of 8."""
     keras.utils.set_random_seed(0)

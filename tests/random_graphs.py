@@ -189,13 +189,18 @@ def _larger(rank: int, channels: int) -> list[Step]:
     return steps + ([L.UpSampling2D(interpolation="bilinear")] if rank == 2 else [])
 
 
-def lowered_model(seed: int) -> tuple[Any, list[np.ndarray]]:
-    """A random model and its inputs, with batch-norm statistics of these."""
+def lowered_model(seed: int, sizes: tuple[int, int] = (6, 13)) -> tuple[Any, list[np.ndarray]]:
+    """A random model and its inputs, with batch-norm statistics of these.
+
+    Args:
+        seed: says which.
+        sizes: how many tensors it has: from, and below.
+    """
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
     rng = np.random.default_rng(seed)
     shapes = [SHAPES[int(i)] for i in rng.integers(len(SHAPES), size=rng.integers(1, 3))]
-    model = Growth(keras, rng, following, steps=int(rng.integers(6, 13))).model(shapes)
+    model = Growth(keras, rng, following, steps=int(rng.integers(*sizes))).model(shapes)
     inputs = [layer_matrix.data(s, SAMPLES, seed=seed + i) for i, s in enumerate(shapes)]
     _scatter(model, rng)
     for _ in range(3):
@@ -213,12 +218,12 @@ def _scatter(model: Any, rng: np.random.Generator) -> None:
             weight.assign(rng.uniform(0.2, 1.2, weight.shape))
 
 
-def figures(seed: int) -> dict[str, Any]:
+def figures(seed: int, sizes: tuple[int, int] = (6, 13)) -> dict[str, Any]:
     """What becomes of a random model: equal in intake, integer in the file, and how near."""
     import qat_round as qr
     from qat_round import intake
 
-    model, inputs = lowered_model(seed)
+    model, inputs = lowered_model(seed, sizes)
     given = inputs if len(inputs) > 1 else inputs[0]
     differs = intake.parity(intake.to_functional(model, check=False), model)
     quantized = qr.quantize_model(model)

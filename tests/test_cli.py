@@ -86,6 +86,16 @@ def test_help_and_wrong_use_need_no_tensorflow():
     in_new_process(script)
 
 
+def test_the_list_of_methods_needs_no_tensorflow():
+    script = (
+        "import sys; sys.argv = ['qat-round'];"
+        "from qat_round.cli import main;"
+        "assert main(['methods']) == 0 and main(['methods', '--json']) == 0;"
+        "assert 'tensorflow' not in sys.modules and 'tf_keras' not in sys.modules"
+    )
+    in_new_process(script)
+
+
 @pytest.mark.slow
 def test_the_command_line_sees_the_same_names_as_an_import():
     script = (
@@ -156,6 +166,20 @@ def test_verify_passes_for_the_models_own_file(here, capsys):
     assert found["ok"]
     assert found["samples"] == 384
     assert found["layers"]
+
+
+@pytest.mark.parametrize("kernels", ["builtin", "reference"])
+def test_verify_runs_other_kernels(here, capsys, kernels):
+    paths = ("out/net_int8.keras", "out/net_int8.tflite")
+    found = as_json(capsys, "verify", *paths, "--data", "data.npz", "--kernels", kernels)
+    assert found["max_steps"] <= 1.001
+    assert found["outputs"][0]["same"] < 1.0  # they round twice
+
+
+def test_verify_refuses_unknown_kernels(here, capsys):
+    paths = ["out/net_int8.keras", "out/net_int8.tflite"]
+    assert main(["verify", *paths, "--data", "data.npz", "--kernels", "fast"]) == 2
+    assert "'fast' is not one of 'default', 'builtin', 'reference'" in told(capsys)
 
 
 def test_verify_fails_for_another_models_file(here, capsys):

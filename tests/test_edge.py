@@ -7,10 +7,11 @@ import importlib.util
 import nets
 import numpy as np
 import pytest
+import tf_keras as keras
 
 import qat_round as qr
 from qat_round.edge.operators import macs, peak
-from qat_round.tflite_file import TFLiteFile
+from qat_round.tflite_file import Operator, TensorInfo, TFLiteFile
 
 needs_micro = pytest.mark.skipif(
     importlib.util.find_spec("tflite_micro") is None, reason="the extra [edge] is not installed"
@@ -119,6 +120,49 @@ def test_macs_are_counted_as_by_hand(fixed):
     file = TFLiteFile(fixed)
     by_hand = 10 * 10 * 8 * 9 + 4 * 4 * 12 * 9 * 8 + 4 * 4 * 12 * 10
     assert sum(macs(file, op) for op in file.operators) == by_hand
+
+
+class Drawn:
+    """Shapes and operators as a TFLiteFile has them."""
+
+    def __init__(self, *shapes):
+        none = np.zeros(0)
+        self.tensors = [TensorInfo(str(i), "INT8", s, none, none) for i, s in enumerate(shapes)]
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes", "inputs", "by_hand"),
+    [
+        ("BATCH_MATMUL", [(2, 3, 5), (2, 5, 7), (2, 3, 7)], (0, 1), 2 * 3 * 5 * 7),
+        ("BATCH_MATMUL", [(2, 5, 3), (2, 5, 7), (2, 3, 7)], (0, 1), 2 * 3 * 5 * 7),  # transposed
+        ("BATCH_MATMUL", [(1, 3, 5), (4, 5, 7), (4, 3, 7)], (0, 1), 4 * 3 * 5 * 7),  # spread
+        ("SVDF", [(2, 6), (8, 6), (8, 10), (2, 4)], (0, 1, 2), 2 * (8 * 6 + 8 * 10)),
+        (
+            "UNIDIRECTIONAL_SEQUENCE_LSTM",
+            [(1, 9, 6), (4, 6), (4, 4), (1, 9, 4)],
+            (0, 1, 1, 1, 1, 2, 2, 2, 2),
+            9 * 4 * (4 * 6 + 4 * 4),
+        ),
+        (
+            "UNIDIRECTIONAL_SEQUENCE_LSTM",  # without an input gate
+            [(1, 9, 6), (4, 6), (4, 4), (1, 9, 4)],
+            (0, -1, 1, 1, 1, -1, 2, 2, 2),
+            9 * 3 * (4 * 6 + 4 * 4),
+        ),
+        ("ADD", [(1, 4), (1, 4), (1, 4)], (0, 1), 0),
+    ],
+)
+def test_macs_of_what_has_two_factors_or_a_state(name, shapes, inputs, by_hand):
+    operator = Operator(name, inputs, (len(shapes) - 1,))
+    assert macs(Drawn(*shapes), operator) == by_hand
+
+
+def test_attention_counts_in_a_budget():
+    given = keras.Input((4, 6))
+    net = keras.Model(given, keras.layers.Attention()([given, given]))
+    rows = np.random.default_rng(0).normal(size=(32, 4, 6)).astype(np.float32)
+    model = qr.calibrate(qr.quantize_model(net), rows)
+    assert qr.edge.budget(qr.export_tflite(model, batch_size=1)).macs == 2 * 4 * 4 * 6
 
 
 def test_the_peak_of_activations_is_that_of_the_first_convolution(fixed):

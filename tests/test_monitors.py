@@ -25,6 +25,15 @@ def fitted(callbacks, epochs: int = 2, rate: float = 0.02):
     return model
 
 
+def tags_of(folder):
+    (file,) = folder.iterdir()
+    return {
+        value.tag
+        for record in tf.data.TFRecordDataset(str(file))
+        for value in tf.compat.v1.Event.FromString(record.numpy()).summary.value
+    }
+
+
 def test_figures_are_in_keras_logs_and_in_csv(tmp_path):
     history = nets.keras.callbacks.History()
     log = qr.QuantizationLog(inputs=nets.vectors())
@@ -36,6 +45,19 @@ def test_figures_are_in_keras_logs_and_in_csv(tmp_path):
     assert history.history["q_moved"][0] > 0.0
     rows = list(csv.DictReader((tmp_path / "log.csv").open()))
     assert float(rows[1]["q_moved"]) == pytest.approx(history.history["q_moved"][1])
+
+
+def test_of_a_distiller_the_student_is_logged(tmp_path):
+    distiller = qr.Distiller(ready_model(), nets.dense_net())
+    nets.ready(distiller, rate=0.02)
+    history = nets.keras.callbacks.History()
+    log = qr.QuantizationLog(tmp_path, inputs=nets.vectors())
+    labels = np.arange(64) % 3
+    distiller.fit(nets.vectors(), labels, epochs=2, verbose=0, callbacks=[log, history])
+    assert history.history["q_moved"][0] > 0.0
+    for name in ("q_rounding_error", "q_turned", "q_clipped", "q_skipped"):
+        assert len(history.history[name]) == 2
+    assert "rounding_error/quant_dense_a/kernel" in tags_of(tmp_path)
 
 
 def test_weights_that_do_not_train_do_not_move():
@@ -70,12 +92,7 @@ def test_a_weight_that_goes_to_and_fro_counts_as_turned():
 
 def test_tensorboard_gets_a_curve_for_each_tensor(tmp_path):
     fitted([qr.QuantizationLog(tmp_path)])
-    (file,) = tmp_path.iterdir()
-    tags = {
-        value.tag
-        for record in tf.data.TFRecordDataset(str(file))
-        for value in tf.compat.v1.Event.FromString(record.numpy()).summary.value
-    }
+    tags = tags_of(tmp_path)
     assert "scale/quant_last/kernel" in tags
     assert "range/high/quant_last/output" in tags
     assert "rounding_error/quant_dense_a/kernel" in tags

@@ -11,6 +11,7 @@ PACKAGE = pathlib.Path(qr.__file__).parent
 
 ROOMS = [  # each may import from those above it, and from itself
     "_compat",
+    "later",
     "one_call",
     "rounding",
     "schedules",
@@ -39,6 +40,7 @@ ROOMS = [  # each may import from those above it, and from itself
     "wrapper",
     "file_few_levels",
     "saved_code",
+    "declared_sizes",
     "intake",
     "integer",
     "refusals",
@@ -68,6 +70,7 @@ ROOMS = [  # each may import from those above it, and from itself
     "keras_file",
     "coverage",
     "parity",
+    "answers",
     "verify",
     "compare_operators",
     "compare_tensors",

@@ -5,20 +5,30 @@ from __future__ import annotations
 import importlib.machinery
 import importlib.util
 import pathlib
+import re
 import subprocess
 import sys
+import warnings
 
 import pytest
 
-import qat_round as qr
-
 ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+import public_api  # noqa: E402
+
 PUBLIC = ROOT / "tests" / "public_api.txt"
 
 
-def test_the_public_names_are_those_that_were_agreed():
-    """A name that is missing breaks somebody: a new major version. A new one: a minor version."""
-    assert sorted(qr.__all__) == PUBLIC.read_text().split()
+def test_the_public_names_and_signatures_are_those_that_were_agreed():
+    """What is missing or changed breaks somebody: a new major version. A new name: a minor one."""
+    assert public_api.lines() == PUBLIC.read_text().splitlines()
+
+
+def test_warnings_of_our_own_modules_are_errors():
+    """`filterwarnings` of pyproject.toml: of what fits, the last counts."""
+    for module in ("qat_round", "qat_round.integer.plan"):
+        with pytest.raises(DeprecationWarning):
+            warnings.warn_explicit("old", DeprecationWarning, "plan.py", 1, module=module)
 
 
 def test_every_dependency_says_its_licence():
@@ -28,6 +38,15 @@ def test_every_dependency_says_its_licence():
     lines = done.stdout.splitlines()
     assert any(line.startswith("tensorflow ") for line in lines)
     assert [line for line in lines if line.endswith("not said")] == []
+
+
+def test_the_licences_of_what_is_required_are_in_the_documentation():
+    page = (ROOT / "docs" / "licences.md").read_text()
+    needs = re.search(r"\ndependencies = \[(.*?)\n\]", (ROOT / "pyproject.toml").read_text(), re.S)
+    names = set(re.findall(r'^  "([A-Za-z-]+)', needs[1], re.M)) - {"tomli", "setuptools"}
+    assert "tensorflow" in names  # the two are for some versions of Python alone
+    assert [name for name in sorted(names) if f"| {name} |" not in page] == []
+    assert "not said" not in page
 
 
 def test_a_locked_version_that_is_unsafe_is_found():

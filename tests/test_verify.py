@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pickle
 
 import nets
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras as keras
 
 import qat_round as qr
+from qat_round.parity import Comparison
 from qat_round.tflite_file import Runner, TFLiteFile
 
 layers = keras.layers
@@ -95,6 +98,88 @@ def test_a_stock_quantized_model_is_verified_as_well():
     parity = qr.verify_tflite(model, qr.export_tflite(model), ROWS)
     assert parity.float_operators == {}
     assert parity.max_steps < 3.0
+
+
+# Batch by batch
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 200])
+def test_the_figures_do_not_depend_on_where_batches_begin(dense, size):
+    model, tflite = dense
+    outputs = nets.predicted(model, ROWS) + np.float32(0.013)
+    whole = qr.verify_tflite(outputs, tflite, ROWS)
+    assert qr.verify_tflite(outputs, tflite, ROWS, batch_size=size) == whole
+    assert whole.mean_steps > 0.0
+
+
+def batches_of(size, extra=()):
+    return (
+        (ROWS[i : i + size], *extra) if extra else ROWS[i : i + size] for i in range(0, 200, size)
+    )
+
+
+def test_batches_are_taken_one_after_the_other(dense):
+    model, tflite = dense
+    whole = qr.verify_tflite(model, tflite, ROWS)
+    data = tf.data.Dataset.from_tensor_slices(({"row": ROWS}, np.zeros(200))).batch(48)
+    for given in (data, batches_of(30), batches_of(30, (0,))):
+        assert qr.verify_tflite(model, tflite, given) == whole
+    outputs = nets.predicted(model, ROWS)
+    assert qr.verify_tflite(outputs, tflite, batches_of(30)) == whole
+
+
+def test_a_file_of_a_fixed_batch_size_takes_batches_of_any(dense):
+    tflite = qr.export_tflite(dense[0], batch_size=4)
+    assert qr.verify_tflite(dense[0], tflite, batches_of(30)).samples == 200
+
+
+def test_batches_that_do_not_fit_are_refused(dense):
+    model, tflite = dense
+    for given, error, message in (
+        (iter([ROWS, ROWS[:, :5]]), ValueError, "does not fit the input"),
+        (iter([ROWS[:0]]), ValueError, "empty"),
+        (iter([]), ValueError, "empty"),
+        (7, TypeError, "data is a int; give"),
+    ):
+        with pytest.raises(error, match=message):
+            qr.verify_tflite(model, tflite, given)
+    with pytest.raises(ValueError, match=r"\(200, 3\) in Keras and \(30, 3\).*same inputs"):
+        qr.verify_tflite(nets.predicted(model, ROWS), tflite, iter([ROWS[:30]]))
+
+
+def drawn(count, seed):
+    rng = np.random.default_rng(seed)
+    ours = rng.normal(size=(count, 5)).astype(np.float32)
+    return ours, ours + 0.01 * rng.normal(size=ours.shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("step", [0.005, None])
+@pytest.mark.parametrize("size", [1, 13, 300])
+def test_counted_figures_are_those_of_all_values_at_once(step, size):
+    ours, theirs = drawn(300, 0)
+    ours[:40] *= 0.01  # so that the span, which is a float output's step, grows
+    theirs[:40] = ours[:40] + 0.003
+    found = Comparison("out", step)
+    for at in range(0, 300, size):
+        found.add(ours[at : at + size], theirs[at : at + size])
+    unit = step or float(np.ptp(ours)) / 255.0
+    apart = np.abs(ours.astype(np.float64) - theirs) / unit
+    result = found.result()
+    assert (result.step, result.max_steps) == (unit, apart.max())
+    assert result.within_one == np.mean(apart <= 1.001)
+    assert result.same == np.mean(apart < 0.5)
+    assert result.mean_steps == pytest.approx(apart.mean(), rel=1e-14)
+    assert result.top1_agreement == np.mean(ours.argmax(1) == theirs.argmax(1))
+
+
+@pytest.mark.parametrize("step", [0.005, None])
+def test_what_is_kept_does_not_grow_with_the_samples(step):
+    found, sizes = Comparison("out", step), []
+    for seed in range(100):
+        ours, _ = drawn(200, seed)
+        found.add(ours, ours + np.float32(1e-3))
+        sizes.append(len(pickle.dumps(found)))
+    assert max(sizes[50:]) <= max(sizes[:50]) + 64 < 2000
 
 
 # What it finds

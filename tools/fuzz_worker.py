@@ -1,6 +1,6 @@
 """Reads files whose paths come on standard input, and tells how it went; run by fuzz.py.
 
-usage: fuzz_worker.py LIMIT_MB          a line of JSON, [verdict, what], for each path
+usage: fuzz_worker.py LIMIT_MB          a line of JSON, [verdict, what], for each kind and path
        fuzz_worker.py --corpus FOLDER   writes the whole files that fuzz.py damages
 """
 
@@ -14,12 +14,23 @@ import sys
 import warnings
 
 import numpy as np
-import tf_keras as keras
 
-import qat_round as qr
+import qat_round as qr  # before TensorFlow
+
+import tensorflow as tf  # isort: skip
+import tf_keras as keras  # isort: skip
+
 from qat_round.data_files import read_data
+from qat_round.inspect_file import inspected
 from qat_round.recipe_file import read_recipe
+from qat_round.report import write_comparison
 
+MANIFEST = {
+    "ok": True,
+    "figures": {"accuracy_device": 0.9, "file_bytes": 1000},
+    "parity": {"max_steps": 1.0},
+    "history": [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25}],
+}
 RECIPE = """seed = 1
 [model]
 path = "net.keras"
@@ -46,13 +57,40 @@ def read_tflite(path: str) -> None:
     qr.verify_tflite(np.zeros((2, 2), np.float32), path, np.zeros((2, 4), np.float32))
 
 
-READERS = {".tflite": read_tflite, ".keras": read_keras, ".toml": read_recipe, ".npz": read_data}
+def inspect(path: str) -> None:
+    found = inspected(path)
+    found.table(tensors=True)
+    json.dumps(found.to_dict())
 
 
-def verdict(path: str, limit_mb: int) -> tuple[str, str]:
+def read_images(path: str) -> None:
+    """All images of the folder that holds the class that holds the image."""
+    read_data(pathlib.Path(path).parents[1], shape=(8, 8, 3))
+
+
+def read_manifest(path: str) -> None:
+    write_comparison(pathlib.Path(path).with_suffix(".html"), [path])
+
+
+READERS = {
+    "tflite": read_tflite,
+    "inspect": inspect,
+    "keras": read_keras,
+    "keras3": read_keras,
+    "h5": read_keras,
+    "toml": read_recipe,
+    "npz": read_data,
+    "npy": read_data,
+    "png": read_images,
+    "jpg": read_images,
+    "manifest": read_manifest,
+}
+
+
+def verdict(kind: str, path: str, limit_mb: int) -> tuple[str, str]:
     before = peak_mb()
     try:
-        READERS[pathlib.Path(path).suffix](path)
+        READERS[kind](path)
         found = ("read", "")
     except (ValueError, TypeError, OSError) as error:
         found = ("refused", type(error).__name__)
@@ -71,11 +109,22 @@ def write_corpus(folder: pathlib.Path) -> None:
     rows = np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32)
     net = keras.Sequential([keras.layers.Dense(3, "relu", input_shape=(4,)), keras.layers.Dense(2)])
     net.save(folder / "whole.keras")
+    net.save(folder / "whole.h5")
     (folder / "whole.tflite").write_bytes(
         qr.export_tflite(qr.calibrate(qr.quantize_model(net), rows))
     )
+    qr.add_metadata(folder / "whole.tflite", folder / "whole.inspect.tflite", name="a net")
     (folder / "whole.toml").write_text(RECIPE)
     np.savez(folder / "whole.npz", x=rows, y=np.arange(32))
+    np.save(folder / "whole.npy", rows)
+    (folder / "whole.manifest.json").write_text(json.dumps(MANIFEST))
+    pixels = (255 * np.random.default_rng(0).random((12, 10, 3))).astype(np.uint8)
+    (folder / "whole.png").write_bytes(tf.io.encode_png(pixels).numpy())
+    (folder / "whole.jpg").write_bytes(tf.io.encode_jpeg(pixels).numpy())
+    import keras as keras3
+
+    layers = [keras3.layers.Dense(3, activation="relu"), keras3.layers.Dense(2)]
+    keras3.Sequential([keras3.Input((4,)), *layers]).save(folder / "whole.keras3.keras")
 
 
 def main() -> None:
@@ -87,7 +136,8 @@ def main() -> None:
     told.write("ready\n")
     told.flush()
     for line in sys.stdin:
-        told.write(json.dumps(verdict(line.strip(), int(sys.argv[1]))) + "\n")
+        kind, path = line.rstrip("\n").split("\t")
+        told.write(json.dumps(verdict(kind, path, int(sys.argv[1]))) + "\n")
         told.flush()
 
 

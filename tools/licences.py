@@ -1,13 +1,16 @@
-"""Prints the licence of every package that the package needs, from its own metadata.
+"""The licence of every package that the package needs, from its own metadata.
 
-usage: python tools/licences.py [--all]     --all: with the extras for development
+usage: python tools/licences.py [--all] [--page FILE]
+
+Printed, or written as a page of the documentation. --all: with the extras for development.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata as metadata
+import pathlib
 import re
-import sys
 
 
 def requirements(name: str, extras: tuple[str, ...] = ()) -> list[str]:
@@ -56,9 +59,32 @@ def first_line_of_file(name: str) -> list[str]:
     return []
 
 
+PAGE = """# Licences
+
+`qat_round` is under the Apache License 2.0. The packages that it needs, and those that they need;
+each licence is what the package's own metadata says. Written by `make licences`.
+
+| package | version | licence |
+|---|---|---|
+"""
+
+
+def page(names: list[str]) -> str:
+    """The table as Markdown."""
+    rows = [f"| {n} | {metadata.version(n)} | {licence(n).replace('|', '/')} |\n" for n in names]
+    return PAGE + "".join(rows)
+
+
 def main() -> None:
-    extras = ("dev", "curves", "demo", "edge", "onnx", "report") if "--all" in sys.argv else ()
-    for name in closure(extras):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--all", action="store_true")
+    parser.add_argument("--page", type=pathlib.Path)
+    asked = parser.parse_args()
+    names = closure(("dev", "curves", "demo", "edge", "onnx", "report") if asked.all else ())
+    if asked.page:
+        asked.page.write_text(page(names))
+        return
+    for name in names:
         print(f"{name} {metadata.version(name)}: {licence(name)}")
 
 

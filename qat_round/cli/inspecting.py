@@ -64,8 +64,17 @@ def coverage(model: str, **given: Any) -> None:
 @data_options
 @click.option("--allow-float", is_flag=True, help="Tolerate operators in float.")
 @click.option("--layers", is_flag=True, help="Name the first layer where they part.")
+@click.option(
+    "--kernels",
+    type=click.Choice(["default", "builtin", "reference"]),
+    default="default",
+    show_default=True,
+    help="Of TFLite: with XNNPACK, without it, or the reference kernels.",
+)
 @common_options
-def verify(model: str, tflite: str, allow_float: bool, layers: bool, **given: Any) -> None:
+def verify(
+    model: str, tflite: str, allow_float: bool, layers: bool, kernels: str, **given: Any
+) -> None:
     """Compare TFLITE with the quantized MODEL it came from; status 1 if they differ."""
     from .. import api
     from ..tflite_file import read_bytes
@@ -73,7 +82,9 @@ def verify(model: str, tflite: str, allow_float: bool, layers: bool, **given: An
     content, loaded = read_bytes(tflite), _quantized(model, "verify")
     inputs = read_samples(loaded, given).inputs
     with working("comparing"), api.lifted(loaded):
-        parity = api.verify_tflite(loaded, content, inputs, allow_float=allow_float)
+        parity = api.verify_tflite(
+            loaded, content, inputs, allow_float=allow_float, kernels=kernels
+        )
         found = api.compare_layers(loaded, content, inputs) if layers else None
     result, text = parity.to_dict(), parity.table()
     if found is not None:

@@ -59,8 +59,7 @@ def check_operators(file: TFLiteFile, target: str, operators: Collection[str]) -
 
 def tensor_bytes(tensor: TensorInfo) -> int:
     """Size of a tensor, the batch counted as it stands (open sizes as 1)."""
-    values = int(np.prod([max(n, 1) for n in tensor.shape], dtype=np.int64))
-    return -(-values * _BITS.get(tensor.type, 32) // 8)
+    return -(-_values(tensor.shape) * _BITS.get(tensor.type, 32) // 8)
 
 
 def layer_of(file: TFLiteFile, operator: Operator) -> str:
@@ -78,19 +77,58 @@ def constants(file: TFLiteFile) -> set[int]:
 
 
 def macs(file: TFLiteFile, operator: Operator) -> int:
-    """Multiply-accumulates of an operator: each weight once for each position of the output."""
-    if operator.name not in LINEAR:
-        return 0
+    """Multiply-accumulates of an operator: each weight once for each position of the output.
+
+    Of a product of two activations (BATCH_MATMUL) as many as if one of them were weights; of LSTM
+    and SVDF each weight once for each sample and time step. Other operators have none.
+    """
+    if operator.name in LINEAR:
+        return _linear_macs(file, operator)
+    return _OTHER_MACS[operator.name](file, operator) if operator.name in _OTHER_MACS else 0
+
+
+def _linear_macs(file: TFLiteFile, operator: Operator) -> int:
     places = LINEAR[operator.name]
-    weights, output = (
-        file.tensors[operator.inputs[places.weights]],
-        file.tensors[operator.outputs[0]],
-    )
-    size = int(np.prod(weights.shape, dtype=np.int64))
+    output = file.tensors[operator.outputs[0]]
     if operator.name == "TRANSPOSE_CONV":
         output = file.tensors[operator.inputs[places.given]]
-    positions = int(np.prod([max(n, 1) for n in output.shape[:-1]], dtype=np.int64))
-    return size * positions
+    return _size_of(file, operator, places.weights) * _values(output.shape[:-1])
+
+
+def _product_macs(file: TFLiteFile, operator: Operator) -> int:
+    output = file.tensors[operator.outputs[0]].shape
+    factor = file.tensors[operator.inputs[0]].shape[-2:]  # rows of the output, and what is summed
+    return _values(output) * _values(factor) // max(output[-2], 1)
+
+
+def _lstm_macs(file: TFLiteFile, operator: Operator) -> int:
+    steps = _values(file.tensors[operator.inputs[0]].shape[:2])
+    return steps * sum(_size_of(file, operator, at) for at in _LSTM_WEIGHTS)
+
+
+def _svdf_macs(file: TFLiteFile, operator: Operator) -> int:
+    samples = _values(file.tensors[operator.inputs[0]].shape[:1])
+    return samples * sum(_size_of(file, operator, at) for at in _SVDF_WEIGHTS)
+
+
+def _size_of(file: TFLiteFile, operator: Operator, place: int) -> int:
+    """How many values an input has; 0 if it is left out."""
+    is_there = place < len(operator.inputs) and operator.inputs[place] >= 0
+    return _values(file.tensors[operator.inputs[place]].shape) if is_there else 0
+
+
+def _values(shape: tuple[int, ...]) -> int:
+    """How many values there are, open sizes counted as 1."""
+    return int(np.prod([max(n, 1) for n in shape], dtype=np.int64))
+
+
+_LSTM_WEIGHTS = (*range(1, 12), 16)  # of input, state and peepholes for each gate; projection
+_SVDF_WEIGHTS = (1, 2)
+_OTHER_MACS = {
+    "BATCH_MATMUL": _product_macs,
+    "SVDF": _svdf_macs,
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": _lstm_macs,
+}
 
 
 def peak(file: TFLiteFile) -> tuple[int, list[tuple[str, int]]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from qat_round._compat import is_keras3, keras, loading, tf
+from qat_round.declared_sizes import check_sizes
 from qat_round.intake.keras3 import Translation, translate
 from qat_round.intake.keras3_weights import LegacyWeights, WeightFile, load_weights
 from qat_round.saved_code import refuse_code
@@ -130,6 +131,7 @@ def _open_path(path: Path, safe_mode: bool) -> Source:
 def _open_existing(path: Path, safe_mode: bool) -> Source:
     if path.is_dir():
         return _open_folder(path, safe_mode)
+    check_sizes(path)
     if zipfile.is_zipfile(path):
         return _open_archive(path, safe_mode)
     if _is_hdf5(path):

@@ -24,6 +24,7 @@ from .kinds import has_host
 from .masks import READERS
 from .rules import apply_rules
 from .scaling import as_image, can_be_image
+from .wide import joined_otherwise
 
 _L = keras.layers
 
@@ -40,7 +41,7 @@ def lower(graph: Graph, spec_of: Callable[[Part], Any] = lambda part: None) -> G
     """
     graph = pull_activations(split_separables(graph), fused=frozenset({"linear", "relu"}))
     graph = apply_rules(graph, lambda part: spec_of(part) == FLOAT)
-    graph = one_of_equals(without_masks(graph), spec_of)
+    graph = joined_otherwise(one_of_equals(without_masks(graph), spec_of), spec_of)
     for rewrite in LOWERINGS:
         graph = rewrite(graph)
     return graph

@@ -25,6 +25,7 @@ from qat_round.spec import FLOAT, LayerSpec, TensorSpec
 from .custom import kind_of_custom, registered
 from .edges import edge_parts
 from .kinds import Kind, Weight, is_grid_clip, is_relu, kind_of
+from .wide import is_wide
 
 _COMMON: dict[str, Any] = {"bits": 8, "rounder": "ste"}
 _WEIGHTS = _COMMON | {"range": "last_value", "symmetric": True, "narrow_range": True}
@@ -84,9 +85,9 @@ class Plan:
 
     def _lacks_wide(self, part: Part, kind: Kind | None) -> bool:
         """Whether 16 bits are asked for where TFLite's converter has 8 only."""
-        asked = self.layer_spec(part).activations
-        wide = asked is not None and asked.bits == WIDE_BITS
-        return wide and kind is not None and (kind.joins or kind.fixed is not None)
+        if kind is None or not is_wide(self.layer_spec(part)):
+            return False
+        return kind.joins or kind.fixed is not None
 
     def _has_one_maker(self, part: Part) -> bool:
         """Whether all that is joined is on one grid already: that of one layer, called often."""

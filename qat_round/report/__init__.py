@@ -114,8 +114,8 @@ def _summary(parity: Parity, facts: Mapping[str, Any]) -> dict[str, Any]:
 def _parity(model: Any, file: TFLiteFile, inputs: Any, parity: Parity) -> dict[str, Any]:
     found = measure.distances(model, file, inputs)
     shown = [
-        (plots.steps(apart, f"Histogram of distances, output {name}"), f"Output {name}")
-        for name, apart in found.items()
+        (plots.steps(counts, f"Histogram of distances, output {name}"), f"Output {name}")
+        for name, counts in found.items()
     ]
     kinds = (("", parity.outputs), (" (logits)", parity.logits))
     rows = [
@@ -271,9 +271,20 @@ def _manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise FileNotFoundError(f"report: there is no manifest {str(path)!r}.")
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        found["figures"], found["parity"]["max_steps"], found["history"], found["ok"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"report: {str(path)!r} is no manifest; `qat-round run` writes <name>.json."
-        ) from error
+        whole = _is_manifest(found)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(_NO_MANIFEST.format(str(path))) from error
+    if not whole:
+        raise ValueError(_NO_MANIFEST.format(str(path)))
     return found
+
+
+def _is_manifest(found: Any) -> bool:
+    """Whether what a comparison shows is there, of the types that it needs."""
+    figures, steps = found["figures"], found["parity"]["max_steps"]
+    losses = [epoch["loss"] for epoch in found["history"]]
+    size = figures.get("file_bytes", 0) if isinstance(figures, dict) else None
+    return "ok" in found and all(isinstance(n, int | float) for n in (steps, size, *losses))
+
+
+_NO_MANIFEST = "report: {!r} is no manifest; `qat-round run` writes <name>.json."

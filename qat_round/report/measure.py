@@ -6,34 +6,31 @@ from typing import Any
 
 import numpy as np
 
-from .._compat import tf
+from ..answers import FileAnswers, KerasAnswers
 from ..model_data import model_inputs
 from ..monitors import in_steps
 from ..observing import observing
 from ..tensors import quantized_tensors
-from ..tflite_file import Runner, TFLiteFile, sliced
-from ..verify import in_order
+from ..tflite_file import TFLiteFile
+from ..verify import batched_inputs, in_order
 
 _VALUES = 20_000  # of each tensor, for its histogram
+_FURTHEST = 20  # steps; what is further is counted there
 
 
 def distances(model: Any, file: TFLiteFile, inputs: Any) -> dict[str, np.ndarray]:
-    """{output: distance of every value from Keras's, in steps}."""
-    runner = Runner(file)
-    arrays = model_inputs(model, inputs, "report")
-    names = in_order(model.input_names, list(runner.inputs), "inputs", "report")
-    named = dict(zip(names, arrays, strict=True))
-    outputs = in_order(model.output_names, list(runner.outputs), "outputs", "report")
-    found: dict[str, list[np.ndarray]] = {name: [] for name in outputs}
-    for batch in sliced(named, runner.fixed_batch() or 64):
-        given = list(batch.values())
-        ours = tf.nest.flatten(model(given if len(given) > 1 else given[0], training=False))
-        theirs = dict(zip(runner.outputs, runner(batch), strict=True))
-        for name, y in zip(outputs, ours, strict=True):
-            source = file.tensors[file.quantized_source(runner.outputs[name]["index"])]
-            step = float(source.scales[0]) if source.scales.size else 1.0 / 255.0
-            found[name].append(np.abs(y.numpy() - theirs[name]) / step)
-    return {name: np.concatenate(parts) for name, parts in found.items()}
+    """{output: how many values are 0, 1, 2, ..., _FURTHEST or more steps from Keras's}."""
+    theirs = FileAnswers(file, with_logits=False, kernels="default")
+    outputs = in_order(model.output_names, list(theirs.steps), "outputs", "report")
+    found = {name: np.zeros(_FURTHEST + 1, np.int64) for name in outputs}
+    ours = KerasAnswers(model, with_logits=False)
+    for batch in batched_inputs(model, theirs.runner, inputs, 64):
+        answers, _ = theirs(batch)
+        for name, y in zip(outputs, ours(batch)[0], strict=True):
+            apart = np.abs(y - answers[name]) / (theirs.steps[name] or 1.0 / 255.0)
+            whole = np.round(np.nan_to_num(apart, nan=_FURTHEST)).clip(0, _FURTHEST)
+            found[name] += np.bincount(whole.astype(int).ravel(), minlength=_FURTHEST + 1)
+    return found
 
 
 def activations(model: Any, inputs: Any) -> list[tuple[str, np.ndarray, float, float]]:

@@ -81,9 +81,9 @@ def lines(series: Mapping[str, Sequence[float]], x: str, y: str, label: str) -> 
     return _svg(figure, label)
 
 
-def steps(apart: np.ndarray, label: str) -> str:
-    """How many values are how many steps apart, on a logarithmic scale."""
-    counts = np.bincount(np.round(apart.ravel()).astype(int).clip(0, 20), minlength=4)
+def steps(counts: np.ndarray, label: str) -> str:
+    """How many values are 0, 1, 2, ... steps apart, on a logarithmic scale."""
+    counts = counts[: max(4, int(counts.nonzero()[0].max(initial=0)) + 1)]
     figure, axes = _figure()
     axis = axes[0, 0]
     drawn = axis.bar(range(len(counts)), counts, color=FIRST)

@@ -13,7 +13,7 @@ import numbers
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from .._compat import smart_cond, tf
+from ..later import compat, tf
 
 FORWARDS = ("soft", "hard")
 
@@ -132,7 +132,7 @@ class Rounder:
                 f"{type(self).__name__} rounds float tensors, but x is {x.dtype.name}. "
                 "Cast it first: tf.cast(x, tf.float32)."
             )
-        return smart_cond(training, lambda: _in_training(self, x), lambda: _hard(x))
+        return compat.smart_cond(training, lambda: _in_training(self, x), lambda: _hard(x))
 
     def get_config(self) -> dict[str, Any]:
         """Plain data from which `qr.get` makes an equal Rounder."""
@@ -159,9 +159,12 @@ def _in_training(rounder: Rounder, x: tf.Tensor) -> tf.Tensor:
     return rounded(x)
 
 
-@tf.custom_gradient
-def _hard(x: tf.Tensor) -> tuple[tf.Tensor, Any]:
-    return tf.saturate_cast(hard_round(_exact(x)), x.dtype), lambda dy: dy
+def _hard(x: tf.Tensor) -> tf.Tensor:
+    @tf.custom_gradient
+    def rounded(x: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        return tf.saturate_cast(hard_round(_exact(x)), x.dtype), lambda dy: dy
+
+    return rounded(x)
 
 
 def _exact(x: tf.Tensor) -> tf.Tensor:

@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from .._compat import tf
+from ..later import tf
 from .base import Rounder
 
 _METHODS: dict[str, type[Rounder]] = {}

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from .._compat import tf
+from ..later import tf
 from .base import Rounder, require, tensor
 from .exponential import exp_of_minus, fast_tanh
 from .registry import register

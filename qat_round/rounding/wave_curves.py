@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from .._compat import tf
+from ..later import tf
 from .base import Rounder, require, tensor, whole
 from .registry import register
 from .trig import nearest_and_rest, sine_turns, stair_rest, versine_turns
