@@ -23,6 +23,7 @@ PAGES = {  # file of the repository -> page of the site
     "benchmarks/results/peers.md": "peers.md",
     "benchmarks/results/devices.md": "devices_table.md",
     "benchmarks/results/random_graphs.md": "random_graphs.md",
+    "benchmarks/results/sparse.md": "sparse.md",
 }
 _LINK = re.compile(r"(\]\()([^)#\s:]+)(#[^)\s]*)?(\))")
 
