@@ -62,3 +62,36 @@ def test_resizing_that_tflite_lacks_is_refused(layer, way):
     model = keras.Model(x, made(interpolation=way, name="larger")(x))
     with pytest.raises(ValueError, match=r'larger .*interpolation="nearest" and "bilinear" alone'):
         qr.quantize_model(model)
+
+
+MAKERS = {
+    "conv": lambda: L.Conv1D(5, 3, bias_initializer="uniform"),
+    "depthwise": lambda: L.DepthwiseConv1D(3),
+    "transposed": lambda: L.Conv1DTranspose(5, 3),
+    "dense": lambda: L.Dense(5),
+    "reshape": lambda: L.Reshape((6, 12)),
+    "norm": L.BatchNormalization,
+}
+
+
+@pytest.mark.parametrize("cls", [L.Multiply, L.Add])
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS.keys())
+def test_a_tensor_behind_a_reshape_is_joined_with_itself(make, cls):
+    keras.utils.set_random_seed(0)
+    x = keras.Input((12, 6))
+    y = make()(x)
+    model = keras.Model(x, L.Dense(3)(L.Flatten()(cls()([y, y]))))
+    data = np.random.default_rng(0).normal(size=(64, 12, 6)).astype(np.float32)
+    quantized = qr.calibrate(qr.quantize_model(model), data)
+    parity = qr.verify_tflite(quantized, qr.export_tflite(quantized), data)
+    assert parity.float_operators == {}
+    assert parity.max_steps <= 1.001
+
+
+def test_equal_calls_of_a_layer_are_joined_as_one_tensor_is():
+    keras.utils.set_random_seed(0)
+    x, conv = keras.Input((12, 6)), L.Conv1D(5, 3)
+    model = keras.Model(x, L.Multiply()([conv(x), conv(x)]))
+    data = np.random.default_rng(0).normal(size=(64, 12, 6)).astype(np.float32)
+    quantized = qr.calibrate(qr.quantize_model(model), data)
+    assert qr.verify_tflite(quantized, qr.export_tflite(quantized), data).ok
