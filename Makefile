@@ -5,7 +5,7 @@ BIN := .venv/bin
 LOCKED := $(if $(shell command -v flock),flock Makefile,)
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help demo examples curves docs wheel test test-long fuzz versions licences audit lock lint coverage bench bench-gpu bench-accuracy bench-peers bench-devices clean
+.PHONY: help demo examples curves docs wheel test test-long fuzz versions licences audit lock lint coverage sparse bench bench-gpu bench-accuracy bench-peers bench-devices clean
 .NOTPARALLEL:
 
 help:  ## Lists the targets.
@@ -64,6 +64,9 @@ coverage: .venv/.ready  ## What becomes integer-only: 17 networks and every laye
 	$(BIN)/python benchmarks/coverage.py --keras3 --results keras3
 	$(BIN)/python benchmarks/coverage.py --layers --together --results layers
 	$(BIN)/python benchmarks/random_graphs.py
+
+sparse: .venv/.ready  ## Pruned and clustered models through QAT, ours beside TFMOT's PQAT and CQAT (minutes).
+	$(BIN)/python benchmarks/sparse.py
 
 bench: .venv/.ready  ## Speed and memory: kernels, training steps, start-up, growth (hours; alone on the machine).
 	$(BIN)/python benchmarks/bandwidth.py

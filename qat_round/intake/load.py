@@ -14,6 +14,7 @@ from typing import Any
 from qat_round._compat import is_keras3, keras, loading, tf
 from qat_round.declared_sizes import check_sizes
 from qat_round.intake.keras3 import Translation, translate
+from qat_round.intake.keras3_trace import functional
 from qat_round.intake.keras3_weights import LegacyWeights, WeightFile, load_weights
 from qat_round.saved_code import refuse_code
 
@@ -68,10 +69,10 @@ def translate_object(model: Any, safe_mode: bool) -> Translation:
     """A Keras 3 object through its config and its weights file, whatever its backend."""
     if not getattr(model, "built", True) or not hasattr(model, "get_config"):
         raise ValueError(_unbuilt(model))
-    translation = translate(_config(model), safe_mode=safe_mode)
-    with tempfile.TemporaryDirectory() as folder:
+    with functional(model) as graph, tempfile.TemporaryDirectory() as folder:
+        translation = translate(_config(graph), safe_mode=safe_mode)
         path = Path(folder) / "model.weights.h5"
-        model.save_weights(path)
+        graph.save_weights(path)
         _load_weights(translation, path)
     return translation
 

@@ -29,6 +29,7 @@ from . import (  # noqa: F401
     rules_activations,
     rules_attention,
     rules_einsum,
+    rules_merging,
     rules_norms,
     rules_recurrent,
     rules_wrapped,
@@ -118,7 +119,7 @@ def _wrapped(planned: Plan) -> dict[str, Any]:
 
 def _as_made(part: Part, config: LayerQuantizers) -> Part:
     """A clip to its grid's own ends does nothing else: no operator is made for it."""
-    if config.output is None or not is_grid_clip(part):
+    if config.output is None or config.why or not is_grid_clip(part):
         return part if config.why else for_converter(part)
     wanted = ("name", "dtype", "low", "high")
     base = {key: part.config[key] for key in wanted if key in part.config}
