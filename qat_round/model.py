@@ -236,7 +236,8 @@ def load_model(path: str | pathlib.Path, *, safe_mode: bool = True, **options: A
     Args:
         path: the file or folder.
         safe_mode: whether Python code in the file is refused: lambdas, and functions and classes
-            that would be found by importing a module that the file names. Register your own.
+            that would be found by importing a module that the file names. Register your own, or
+            import them before.
         **options: the others of `tf_keras.models.load_model`.
 
     Raises:

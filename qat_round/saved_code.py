@@ -19,6 +19,14 @@ from ._compat import keras
 
 _OWN = ("keras", "tf_keras")
 _FUNCTIONS = (keras.activations, keras.initializers, keras.losses, keras.metrics)
+_KINDS = (
+    keras.layers.Layer,
+    keras.losses.Loss,
+    keras.initializers.Initializer,
+    keras.regularizers.Regularizer,
+    keras.constraints.Constraint,
+    keras.optimizers.Optimizer,
+)
 _PARTS = """
 math nn linalg strings image signal sparse bitwise ragged random sets quantization dtypes
 keras.backend keras.activations keras.ops __operators__ __internal__.ragged
@@ -98,7 +106,7 @@ def _refuse_import(entry: Mapping[str, Any], custom_objects: Mapping[str, Any] |
     known = name if is_function else entry.get("registered_name", entry["class_name"])
     if not module or _is_registered(known, custom_objects):
         return
-    if not (_is_function_of_keras(name) if is_function else _is_class_of_keras(module, name)):
+    if not (_is_function_of_keras(name) if is_function else _is_loaded_class(module, name)):
         raise ValueError(
             f"{_shown(entry)} is {name!r} of the module {module!r}, which is not imported for a "
             f"file. {_ADVICE}"
@@ -125,11 +133,17 @@ def _is_function_of_keras(name: str) -> bool:
     return any(hasattr(home, name) for home in _FUNCTIONS)
 
 
-def _is_class_of_keras(module: Any, name: str) -> bool:
-    """Whether it is a class, and no function, of a part of Keras that is loaded."""
+def _is_loaded_class(module: Any, name: str) -> bool:
+    """Whether it is a class of Keras, or one of the program's own that is made for Keras.
+
+    Nothing is imported to find out: the module has to be loaded.
+    """
     root, *rest = str(module).split(".")
-    home = sys.modules.get(".".join(("tf_keras", *rest))) if root in _OWN else None
-    return isinstance(getattr(home, name, None), type)
+    if root in _OWN:
+        home = sys.modules.get(".".join(("tf_keras", *rest)))
+        return isinstance(getattr(home, name, None), type)
+    found = getattr(sys.modules.get(str(module)), name, None)
+    return isinstance(found, type) and issubclass(found, _KINDS)
 
 
 def _is_registered(name: Any, custom_objects: Mapping[str, Any] | None) -> bool:

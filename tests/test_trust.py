@@ -185,6 +185,28 @@ def test_operators_that_compute_are_loaded(tmp_path):
         assert len(qr.load_model(tmp_path / f"m{ending}").layers) == len(model.layers)
 
 
+class Doubling(keras.Model):
+    def call(self, x):
+        return 2.0 * x
+
+    def get_config(self):
+        return {}
+
+
+def test_models_of_modules_that_are_loaded_are_known_and_none_is_imported(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "foreign.py").write_text("raise RuntimeError('it was imported')")
+    path = tmp_path / "m.keras"
+    model = Doubling()
+    model(nets.vectors())
+    model.save(path)
+    assert type(qr.load_model(path)) is Doubling
+    monkeypatch.setattr(Doubling, "__module__", "foreign")
+    model.save(path)
+    with pytest.raises(ValueError, match=r"'Doubling' of the module 'foreign'.*safe_mode=False"):
+        qr.load_model(path)
+
+
 def test_functions_that_were_registered_are_known(tmp_path):
     path = tmp_path / "m.keras"
     save_with_function(path, "builtins", "exploding")

@@ -60,5 +60,9 @@ def run(recipe: str) -> None:
 def _device(name: str, found: Mapping[str, Any]) -> str:
     """The figures of a device in a line."""
     shown = ("arena_bytes", "furthest", "npu_share", "cycles", "sram_bytes", "flash_bytes")
-    told = [f"{key.replace('_', ' ')} {found[key]:,}" for key in shown if key in found]
+    told = [f"{key.replace('_', ' ')} {_number(found[key])}" for key in shown if key in found]
     return f"{name}: {', '.join(told) or found['refused']}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
