@@ -128,9 +128,13 @@ class Runner:
     def __init__(
         self, file: TFLiteFile, keep_all: bool = False, kernels: str = "default", **options: Any
     ):
-        self._interpreter = interpreter(
-            file.content, kernels, experimental_preserve_all_tensors=keep_all, **options
-        )
+        options["experimental_preserve_all_tensors"] = keep_all
+        try:
+            self._interpreter = interpreter(file.content, kernels, **options)
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"TFLite's {kernels!r} kernels do not take the .tflite: {error}"
+            ) from error
         self._batch: tuple[tuple[int, ...], ...] | None = None
         self._samples: int | None = None  # of the last run, where they were padded
         with damaged(file.content):

@@ -47,7 +47,8 @@ def verify_tflite(
         A Parity; `.ok`, `.table()`, `.to_dict()`.
 
     Raises:
-        ValueError: for inputs or outputs that do not fit, unknown kernels, or a damaged file.
+        ValueError: for inputs or outputs that do not fit, unknown kernels or such that do not take
+            the file (the plain ones have no INT4 depthwise convolution), or a damaged file.
         TypeError: for data that are not numbers, or neither arrays nor batches of them.
         FileNotFoundError: if there is no file at the path.
     """

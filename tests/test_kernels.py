@@ -99,6 +99,19 @@ def test_the_kernels_are_others():
     assert max(found[1:]) < 1.0
 
 
+def test_kernels_that_lack_an_operator_say_so():
+    """LiteRT's reference kernels have no INT4 depthwise convolution."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 4))
+    net = keras.Model(image, keras.layers.DepthwiseConv2D(3)(image))
+    rows = np.random.default_rng(0).normal(size=(32, 8, 8, 4)).astype(np.float32)
+    model = qr.calibrate(qr.quantize_model(net, weight_bits=4), rows)
+    tflite = qr.export_tflite(model, batch_size=1)
+    assert qr.verify_tflite(model, tflite, rows).max_steps <= 1.001
+    with pytest.raises(ValueError, match="'reference' kernels do not take the .tflite: .*DEPTHW"):
+        qr.verify_tflite(model, tflite, rows, kernels="reference")
+
+
 def test_unknown_kernels_are_refused():
     with pytest.raises(ValueError, match=r"kernels='fast' is unknown; allowed are \['default'"):
         qr.verify_tflite(*made("conv", "int8"), samples("conv")[0], kernels="fast")
