@@ -40,7 +40,8 @@ def main() -> None:
 def _of_seed(seed: int) -> Any:
     """The rows of one seed: two models, each by ours and by TFMOT."""
     import tf_keras as keras
-    from accuracy_nets import mnist5k, plain
+    from accuracy_data import mnist5k
+    from accuracy_nets import plain
 
     data = mnist5k()
     keras.utils.set_random_seed(seed)

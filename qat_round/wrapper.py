@@ -289,9 +289,9 @@ class GridWrapper(RoundingWrapper):
 
     def _table_grid(self) -> GridNote | None:
         """The grid of the weights of an embedding, which it hands out."""
-        for _, quantizer, state in self._weight_vars:
-            return GridNote(quantizer, state)
-        return None
+        if len(self._weight_vars) != 1 or self._weight_vars[0][1].per_axis:
+            return None
+        return GridNote(*self._weight_vars[0][1:])
 
     def _on_grid(self, outputs: Any, inputs: Any, training: Any) -> Any:
         kind = self.quantize_config.grid
