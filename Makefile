@@ -5,7 +5,7 @@ BIN := .venv/bin
 LOCKED := $(if $(shell command -v flock),flock Makefile,)
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help demo examples curves docs wheel test test-long fuzz versions licences audit lock lint coverage bench bench-gpu bench-accuracy bench-peers bench-devices clean
+.PHONY: help demo examples curves docs wheel test test-long fuzz versions licences audit lock lint coverage sparse bench bench-gpu bench-accuracy bench-peers bench-devices clean
 .NOTPARALLEL:
 
 help:  ## Lists the targets.
@@ -65,12 +65,16 @@ coverage: .venv/.ready  ## What becomes integer-only: 17 networks and every laye
 	$(BIN)/python benchmarks/coverage.py --layers --together --results layers
 	$(BIN)/python benchmarks/random_graphs.py
 
+sparse: .venv/.ready  ## Pruned and clustered models through QAT, ours beside TFMOT's PQAT and CQAT (minutes).
+	$(BIN)/python benchmarks/sparse.py
+
 bench: .venv/.ready  ## Speed and memory: kernels, training steps, start-up, growth (hours; alone on the machine).
 	$(BIN)/python benchmarks/bandwidth.py
 	$(BIN)/python benchmarks/kernels.py --dtypes float32
 	$(BIN)/python benchmarks/kernels.py --dtypes bfloat16 --sizes 1e4 1e6 1e7 --name kernels_bfloat16
 	$(BIN)/python benchmarks/kernels.py --dtypes float32 --sizes 1e5 1e6 1e7 --rounds 3 --memory --name kernels_memory
-	$(BIN)/python benchmarks/steps.py
+	$(BIN)/python benchmarks/steps.py --batches 32 --rounders ste sigmoid sine
+	$(BIN)/python benchmarks/steps.py --batches 8 --rounders ste sigmoid sine --steady-only --nets small mobilenet_v2_0.35 mobilenet_v2_1.0 --name steps_batch8
 	$(BIN)/python benchmarks/steps.py --nets small mobilenet_v2_0.35 --batches 32 --rounders ste sigmoid sine --parts --no-learned --steady-only --name profile
 	$(BIN)/python benchmarks/modes.py
 	$(BIN)/python benchmarks/startup.py

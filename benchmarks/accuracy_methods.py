@@ -72,6 +72,21 @@ def _annealed(knob: str, start: float, stop: float) -> Callable[..., list[Any]]:
     return make
 
 
+def _frozen(model: Any, data: Any, steps: int) -> list[Any]:
+    """Ever more of the weights that change level too often are held."""
+    return [qr.FreezeOscillating(threshold=qr.schedules.cosine(0.04, 0.01, steps))]
+
+
+def _dampened(model: Any, data: Any, steps: int) -> list[Any]:
+    """Weights are drawn to their levels, ever more strongly."""
+    return [qr.Dampening(model, qr.schedules.linear(0.0, 1e-3, steps))]
+
+
+def _lowered(model: Any, data: Any, steps: int) -> list[Any]:
+    """Four bits for two epochs, then the recipe's."""
+    return [qr.LowerBits({0: (4, 4), 2: (2, 2)}, data.train[:512])]
+
+
 def _seed_methods(name: str) -> dict[str, Method]:
     """The seven methods of the start, each with its setting for training."""
     soft = {
@@ -100,7 +115,12 @@ def _ablation(name: str, label: str = "", **changes: Any) -> dict[str, Method]:
         "narrow weights": {"weights": {"narrow_range": True}},
         "ste": {"rounder": "ste"},
         "distilled": {"distil": True},
+        "batch norm folded": {"batch_norm": "folded"},
+        "frozen": {"extra": _frozen},
+        "dampened": {"extra": _dampened},
     }
+    if name == "w2a2":
+        changed["from 4 bits"] = {"extra": _lowered}
     return {f"{label or name} {what}": recipe(name, **changes, **c) for what, c in changed.items()}
 
 

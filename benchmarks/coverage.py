@@ -80,7 +80,34 @@ def main() -> None:
         about = {"section": section, "name": name, "kind": kind, "inputs": arguments.inputs}
         rows[key] = {column: (about | found).get(column, "") for column in COLUMNS}
         print({column: value for column, value in rows[key].items() if value != ""}, flush=True)
-        save(arguments.results, TITLE, list(rows.values()), NOTES)
+        found = list(rows.values())
+        save(arguments.results, TITLE, found, f"{verdict(found)}{NOTES}")
+
+
+def verdict(rows: list[dict[str, Any]]) -> str:
+    """What ours does not do as well as post-training quantization, in a paragraph."""
+    kinds: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        kinds.setdefault((row["section"], row["name"]), {})[row["kind"]] = row
+    pairs = {n: k for (_, n), k in kinds.items() if {"ours", "post-training"} <= k.keys()}
+    if not pairs:
+        return ""
+    there = {n: k for n, k in pairs.items() if k["post-training"]["integer-only"] is True}
+    lost = [name for name, kind in there.items() if kind["ours"]["integer-only"] is not True]
+    ratios = {name: _ratio(kind) for name, kind in there.items() if name not in lost}
+    further = {name: ratio for name, ratio in ratios.items() if ratio > 1.01}
+    shown = [f"{name} {100.0 * (ratio - 1.0):.0f} %" for name, ratio in further.items()]
+    return (
+        f"Of {len(pairs)} rows that both have, post-training quantization makes {len(there)} "
+        f"integer-only, ours {sum(k['ours']['integer-only'] is True for k in pairs.values())}. "
+        f"Integer-only there and not here: {', '.join(lost) or 'none'}. "
+        f"Further from float here, by more than 1 %: {', '.join(shown) or 'none'}.\n\n"
+    )
+
+
+def _ratio(kinds: dict[str, dict[str, Any]]) -> float:
+    ours, theirs = (float(kinds[kind]["RMS error %"]) for kind in ("ours", "post-training"))
+    return ours / max(theirs, 1e-9)
 
 
 def _wanted(arguments: argparse.Namespace) -> Iterator[tuple[str, str, str]]:

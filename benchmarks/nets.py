@@ -21,12 +21,12 @@ def small_cnn() -> Any:
 
 
 def chain(depth: int) -> Any:
-    """`depth` blocks of convolution, batch norm and ReLU on 8x8x8."""
+    """About `depth` layers: blocks of convolution, batch norm and ReLU on 8x8x8."""
     import tf_keras as keras
 
     layers = keras.layers
     x = inputs = layers.Input((8, 8, 8))
-    for _ in range(depth):
+    for _ in range(max(1, depth // 3)):
         x = layers.Conv2D(8, 3, padding="same", use_bias=False)(x)
         x = layers.ReLU()(layers.BatchNormalization()(x))
     return keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling2D()(x)))

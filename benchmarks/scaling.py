@@ -34,6 +34,9 @@ def main() -> None:
     for what in arguments.what:
         for threads in arguments.threads if what == "values" else [0]:
             run = [in_new_process("scaling", "--one", what, n, threads) for n in sizes[what]]
+            wrong = [figures["error"] for figures in run if "error" in figures]
+            if wrong:
+                raise SystemExit(f"{what}: {wrong[0]}")
             rows += _grown(what, threads, sizes[what], run)
             print(rows[-1], flush=True)
     print(save(arguments.name, "Growth: seconds by size, and the exponent", rows))
@@ -60,7 +63,7 @@ def _one(what: str, size: str, threads: str) -> dict[str, float]:
 
 
 def _layers(depth: int) -> dict[str, float]:
-    """Seconds of each verb on a chain of so many blocks, ours and stock TFMOT's quantize."""
+    """Seconds of each verb on a chain of so many layers, ours and stock TFMOT's quantize."""
     import tensorflow_model_optimization as tfmot
 
     import qat_round as qr

@@ -27,7 +27,7 @@ def main() -> int:
     teacher = train(float_model(), images, epochs=8, rate=5e-3)
 
     student = qr.quantize_model(teacher, recipe="w4a8")
-    qr.calibrate(student, images.train[:512], method="mse")  # as qr.recipes()["w4a8"] asks
+    qr.calibrate(student, images.train[:512])
     train(qr.Distiller(student, teacher, share=0.9, temperature=2.0), images, epochs=3, rate=1e-3)
     qr.reestimate_batch_norm(student, images.train)
 

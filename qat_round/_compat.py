@@ -86,11 +86,31 @@ def unrecorded() -> contextlib.AbstractContextManager[None]:
     return record.stop_recording()
 
 
+def known_to_tapes(tensors: list[Any]) -> int:
+    """How much the open `tf.GradientTape`s know of tensors: 0 nothing, 1 one of them, 2 several."""
+    from tensorflow.python.ops import gradients_util
+
+    return int(gradients_util.PossibleTapeGradientTypes(tensors))
+
+
 def trusting() -> contextlib.AbstractContextManager[None]:
     """Lets TFMOT rebuild Lambda layers: they come from a live model, not from somebody's file."""
     from tf_keras.src.saving import serialization_lib
 
     return serialization_lib.SafeModeScope(safe_mode=False)
+
+
+def loading(safe_mode: bool) -> contextlib.AbstractContextManager[None]:
+    """While open, `Lambda` layers are refused under `safe_mode`, whatever the format of the file.
+
+    Keras asks in zipped `.keras` files only; HDF5 files and SavedModels it trusts. What the user
+    allowed for all files, by `enable_unsafe_deserialization`, stays allowed.
+    """
+    from tf_keras.src.saving import serialization_lib
+
+    return serialization_lib.SafeModeScope(
+        safe_mode and serialization_lib.in_safe_mode() is not False
+    )
 
 
 def tfmot_objects() -> dict[str, type]:

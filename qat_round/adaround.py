@@ -11,10 +11,13 @@ from .model_data import batches
 from .observing import observing
 from .oscillation import levels_of_weight
 from .rounding.base import whole
-from .tensors import QuantizedTensor, require_quantized, tensors_of_layer
+from .tensors import QuantizedTensor, quantized_tensors, require_quantized, tensors_of_layer
 
 _L = keras.layers
-_LINEAR = (_L.Conv1D, _L.Conv2D, _L.DepthwiseConv1D, _L.DepthwiseConv2D, _L.Dense)
+_LINEAR = (
+    *(_L.Conv1D, _L.Conv2D, _L.DepthwiseConv1D, _L.DepthwiseConv2D, _L.Dense),
+    *(_L.Conv1DTranspose, _L.Conv2DTranspose),
+)
 _STRETCH = (1.2, 0.1)  # zeta - gamma and -gamma of the rectified sigmoid
 _WARM = 0.2  # share of the steps without a regularizer
 _BETAS = (20.0, 2.0)
@@ -35,9 +38,11 @@ def adaround(
         w = s clip(floor(W/s) + h, lowest level, highest level)
         loss = mean (layer(w, x) - layer(W, x'))^2 + c sum (1 - |2h - 1|^b)
     x is what the layer sees in the quantized model, its earlier layers rounded already; x' what it
-    sees in the float model. b falls from 20 to 2, so that every h ends at 0 or 1. Then the weights
-    are put on the levels found, where nearest rounding leaves them. Ranges do not move: calibrate
-    first, with method="mse" below 8 bits; call `qr.reestimate_batch_norm` afterwards if the model
+    sees in the float model, at every call of a layer that is called several times. b falls from 20
+    to 2, so that every h ends at 0 or 1. Then the weights are put on the levels found, where
+    nearest rounding leaves them. Convolutions, transposed ones too, and dense layers are decided;
+    other weights (embeddings, constants) are rounded to the nearest. Ranges do not move: calibrate
+    first; call `qr.reestimate_batch_norm` afterwards if the model
     has batch norm. Do not train on; straight-through would round anew.
 
     Args:
@@ -70,13 +75,17 @@ def adaround(
         whole(value, adaround, name, least=1)
         for value, name in ((steps, "steps"), (batch_size, "batch_size"))
     )
+    guessed = [t.path for t in quantized_tensors(model) if t.is_first_guess]
+    if guessed:
+        raise ValueError(
+            f"adaround: the ranges of {', '.join(guessed[:3])} were never set; run "
+            "qr.calibrate(model, data) first."
+        )
     given = list(batches(model, data, batch_size, "adaround"))
     rng = np.random.default_rng(seed)
     decided: list[tuple[Any, tf.Tensor]] = []  # weights, and what they were
     for wrapper in _linear_layers(model):
         (tensor,) = [t for t in tensors_of_layer(wrapper) if t.variable is not None]
-        if tensor.is_first_guess:
-            raise ValueError("adaround: the ranges were never set; run qr.calibrate(model, data).")
         inputs, wanted = _inputs_and_targets(model, wrapper, given, decided)
         decided.append((tensor.variable, tf.identity(tensor.variable)))
         layer = _LayerRounding(wrapper, tensor, regularizer * float(np.mean(wanted**2)))
@@ -106,16 +115,21 @@ def _inputs_and_targets(
     Layers that were decided have their weights of before in the float model: what their rounding
     cost is among what this layer is to make good.
     """
-    prefix = keras.Model(model.inputs, wrapper.get_input_at(0))
+    count = len(wrapper.inbound_nodes)
+    prefix = keras.Model(model.inputs, [wrapper.get_input_at(i) for i in range(count)])
     inputs = [batch[0] if len(batch) == 1 else batch for batch in given]
-    seen = [prefix(x, training=False).numpy() for x in inputs]
+    seen = [part for x in inputs for part in _listed(prefix(x, training=False))]
     rounded = [tf.identity(variable) for variable, _ in decided]
     _assign(decided)
     with observing(lambda quantizer, value, weights: quantizer.bypassed(value), bypass=True):
-        before = [prefix(x, training=False) for x in inputs]
+        before = [part for x in inputs for part in _listed(prefix(x, training=False))]
     wanted = [_output(wrapper, x, wrapper._weight_vars[0][0]).numpy() for x in before]
     _assign([(variable, now) for (variable, _), now in zip(decided, rounded, strict=True)])
-    return np.concatenate(seen), np.concatenate(wanted)
+    return np.concatenate([x.numpy() for x in seen]), np.concatenate(wanted)
+
+
+def _listed(outputs: Any) -> list[Any]:
+    return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
 
 
 def _assign(pairs: list[tuple[Any, tf.Tensor]]) -> None:

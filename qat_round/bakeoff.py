@@ -14,6 +14,7 @@ from .calibrate import calibrate
 from .model import quantize_model
 from .recipes import recipes
 from .rounding import Rounder, get
+from .rounding.base import whole
 from .statistics import Interval, paired_difference
 from .tables import as_text
 
@@ -73,8 +74,8 @@ def compare_rounders(
     error, the value in training hard, Adam with a rate that falls to 0 by a cosine, and exact
     batch-norm statistics at the end; only the gradient differs. Straight-through is always among
     them, as the control. Where several rates are given, each rounder is tried with all, and judged
-    by the one that is best on a tenth of the training data, held out; accuracy is that of the test
-    data. The copies are thrown away.
+    by the one that is best on a tenth of the training data, held out at random, the same for all;
+    accuracy is that of the test data. The copies are thrown away.
 
     Args:
         model: a trained float classifier.
@@ -90,12 +91,13 @@ def compare_rounders(
         A RounderComparison: `print(comparison.table())`.
 
     Raises:
-        ValueError: for fewer than two seeds, or data that is not four arrays.
+        ValueError: for fewer than two seeds, no rate, data that is not four arrays, inputs and
+            labels of different number, or labels that are no class numbers.
     """
-    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 2:
-        raise ValueError(f"compare_rounders: seeds={seeds!r} has to be a whole number >= 2.")
-    if len(data) != 4:
-        raise ValueError("compare_rounders: data has to be (x_train, y_train, x_test, y_test).")
+    seeds = whole(seeds, compare_rounders, "seeds", least=2)
+    if not learning_rates:
+        raise ValueError("compare_rounders: learning_rates is empty; give at least one.")
+    data = _checked(data)
     loss = loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     named = {name_of(r): get(r, forward="hard") for r in ("ste", *rounders)}
     settings = {"bits": bits, "epochs": epochs, "batch_size": batch_size, "loss": loss}
@@ -127,6 +129,33 @@ def name_of(rounder: Any) -> str:
 
 def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _checked(data: Sequence[Any]) -> tuple[Any, ...]:
+    """(x, y, x_test, y_test) with flat labels; x and y in an order drawn once."""
+    if len(data) != 4:
+        raise ValueError("compare_rounders: data has to be (x_train, y_train, x_test, y_test).")
+    x, y, x_test, y_test = (np.asarray(values) for values in data)
+    y, y_test = (_class_numbers(labels) for labels in (y, y_test))
+    for inputs, labels, which in ((x, y, "training"), (x_test, y_test, "test")):
+        if len(inputs) != len(labels):
+            raise ValueError(
+                f"compare_rounders: {len(inputs)} {which} inputs, but {len(labels)} labels."
+            )
+    if len(x) < 10:
+        raise ValueError(f"compare_rounders: {len(x)} training inputs; at least 10 are needed.")
+    order = np.random.default_rng(0).permutation(len(x))
+    return x[order], y[order], x_test, y_test
+
+
+def _class_numbers(labels: np.ndarray) -> np.ndarray:
+    flat = labels[..., 0] if labels.ndim == 2 and labels.shape[-1] == 1 else labels
+    if flat.ndim != 1 or not np.issubdtype(flat.dtype, np.integer):
+        raise ValueError(
+            f"compare_rounders: labels of shape {labels.shape} and dtype {labels.dtype}; give "
+            "class numbers, one whole number for each input (of one-hot rows, labels.argmax(-1))."
+        )
+    return flat
 
 
 def _run(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,8 @@ def reestimate_batch_norm(model: Any, data: Any, batch_size: int = 256) -> Any:
     over all n values of a channel, in inference, one batch norm after the other in the order of
     computation, so that each sees what the ones in front of it will give. Weights do not change.
     Call it after training, before evaluation and export. It costs one pass of the data through the
-    layers in front of each batch norm.
+    layers in front of each batch norm. A batch norm that is called several times gets the
+    statistics of all its inputs together, in two passes, because its calls may follow each other.
 
     Args:
         model: a quantized model, calibrated or trained.
@@ -53,9 +53,11 @@ def reestimate_batch_norm(model: Any, data: Any, batch_size: int = 256) -> Any:
     """
     require_quantized(model, "reestimate_batch_norm")
     given = _again_and_again(model, data, batch_size)
-    for wrapper in _norms(model):
+    norms = _inputs_by_norm(model)
+    rounds = 2 if any(len(inputs) > 1 for inputs in norms.values()) else 1
+    for wrapper, inputs in list(norms.items()) * rounds:
         norm = getattr(wrapper, "layer", wrapper)
-        mean, variance = _moments(keras.Model(model.inputs, wrapper.input), given, norm.axis)
+        mean, variance = _moments(keras.Model(model.inputs, inputs), given, norm.axis)
         norm.moving_mean.assign(mean)
         norm.moving_variance.assign(variance)
     return model
@@ -65,31 +67,37 @@ def _again_and_again(model: Any, data: Any, batch_size: int) -> list[Any]:
     return list(batches(model, data, batch_size, "reestimate_batch_norm"))
 
 
-def _norms(model: Any) -> Iterator[Any]:
-    """The layers with a batch norm, in the order of computation; each called once."""
+def _inputs_by_norm(model: Any) -> dict[Any, list[Any]]:
+    """The layers with a batch norm, in the order of computation, and what each is called on."""
+    found: dict[Any, list[Any]] = {}
     for depth in sorted(model._nodes_by_depth, reverse=True):
         for node in model._nodes_by_depth[depth]:
             inner = getattr(node.layer, "layer", node.layer)
             if isinstance(inner, keras.layers.BatchNormalization):
-                yield node.layer
+                found.setdefault(node.layer, []).append(node.keras_inputs[0])
+    return found
 
 
 def _moments(prefix: Any, data: list[Any], axis: Any) -> tuple[Any, Any]:
-    """Mean and variance of every channel of what a model gives, in float64."""
-    kept = {a % prefix.output.shape.rank for a in ([axis] if isinstance(axis, int) else axis)}
-    over = [a for a in range(prefix.output.shape.rank) if a not in kept]
+    """Mean and variance of every channel of all that a model gives, in float64."""
 
     @for_any_batch_size(prefix)
-    def moments(batch: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        x = tf.cast(prefix(batch[0] if len(batch) == 1 else batch, training=False), tf.float64)
-        mean, variance = tf.nn.moments(x, over)
-        return mean, variance, tf.cast(tf.size(x) / tf.size(mean), tf.float64)
+    def moments(batch: Any) -> list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
+        outputs = prefix(batch[0] if len(batch) == 1 else batch, training=False)
+        return [_moments_of(tf.cast(x, tf.float64), axis) for x in tf.nest.flatten(outputs)]
 
     mean = variance = count = np.float64(0.0)
-    for batch in data:  # pooled, batch by batch: stable for any mean (Chan et al. 1979)
-        m, v, n = (value.numpy() for value in moments(batch))
-        total = count + n
+    for m, v, n in (found for batch in data for found in moments(batch)):
+        m, v, n = m.numpy(), v.numpy(), n.numpy()
+        total = count + n  # pooled, part by part: stable for any mean (Chan et al. 1979)
         variance = (count * variance + n * v + (m - mean) ** 2 * count * n / total) / total
         mean = mean + (m - mean) * n / total
         count = total
     return mean, variance
+
+
+def _moments_of(x: tf.Tensor, axis: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Mean and variance over all axes but the channels', and of how many values each is."""
+    kept = {a % x.shape.rank for a in np.atleast_1d(axis)}
+    mean, variance = tf.nn.moments(x, [a for a in range(x.shape.rank) if a not in kept])
+    return mean, variance, tf.cast(tf.size(x) / tf.size(mean), tf.float64)

@@ -30,7 +30,7 @@ METHODS = ("minmax", "percentile", "mse", "entropy")
 def calibrate(
     model: Any,
     data: Any,
-    method: str = "minmax",
+    method: str | None = None,
     batch_size: int = 32,
     percentile: float = 99.99,
     verbose: str | int = "auto",
@@ -47,13 +47,14 @@ def calibrate(
         "entropy"     that of the least Kullback-Leibler divergence (activations)
 
     Ranges of weights are found from the weights themselves, for each channel where they have one:
-    by squared error under "mse", else from their ends. Below 8 bits use "mse".
+    by squared error under "mse", else from their ends. Below 8 bits only "mse" leaves the model a
+    start from which it can be trained, so it is the default where any tensor has so few.
 
     Args:
         model: a quantized model; only its ranges change, and only after all data was read.
         data: inputs as an array, a list or dict of arrays, or an iterable of batches (`tf.data`,
             a generator) of inputs or (inputs, labels). Read once.
-        method: one of the four.
+        method: one of the four; None for "mse" where a tensor has fewer than 8 bits, else "minmax".
         batch_size: how many samples of arrays run at once.
         percentile: for that method; above 50, at most 100.
         verbose: 1 shows a progress bar, 0 none; "auto" where standard output is a terminal.
@@ -80,6 +81,9 @@ def calibrate(
         >>> q = calibrate(q, np.linspace(-1.0, 1.0, 64)[:, None], method="mse")
     """
     require_quantized(model, "calibrate")
+    tensors = [tensor for tensor in quantized_tensors(model) if tensor.is_ours]
+    if method is None:
+        method = "mse" if any(tensor.bits < 8 for tensor in tensors) else "minmax"
     if method not in METHODS:
         raise ValueError(f"calibrate: unknown method {method!r}; allowed are {METHODS}.")
     if not 50.0 < percentile <= 100.0:
@@ -90,7 +94,6 @@ def calibrate(
         raise ValueError(
             f'calibrate: nonfinite={nonfinite!r} is unknown; allowed are "error" and "skip".'
         )
-    tensors = [tensor for tensor in quantized_tensors(model) if tensor.is_ours]
     skipped: list[int] | None = [] if nonfinite == "skip" else None
     given = batches(model, data, batch_size, "calibrate", skipped)
     inputs = _FiniteBatches(_with_progress(given, data, batch_size, verbose), skipped)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -88,11 +88,7 @@ class Coverage:
             for op, owner in found
             if (owner not in said if owner else not said)
         ]
-        if said and not found:
-            wrong.append(
-                f"the file has no float operator, but {sorted(said)} were said to be float"
-            )
-        return tuple(wrong)
+        return (*wrong, *_not_float(said, file))
 
 
 def coverage(
@@ -191,6 +187,33 @@ def _owner(rows: Sequence[LayerCoverage], tensor: str) -> str | None:
     """The layer whose name is in a tensor's name; the longest where there are several."""
     names = [row.name for row in rows if f"quant_{row.name}" in tensor]
     return max(names, key=len, default=None)
+
+
+def _not_float(said: Iterable[str], file: TFLiteFile) -> Iterator[str]:
+    """Layers said to be float whose operators are integer; all at once where none has a name."""
+    in_float = [name for _, name in file.float_results()]
+    unknown = []
+    for layer in said:
+        if any(_is_of(layer, name) for name in in_float):
+            continue
+        operators = [op for op, name in file.integer_results() if _is_of(layer, name)]
+        computing = sorted(set(operators) - _MOVING)
+        if computing:
+            shown = ", ".join(computing)
+            yield f"{shown} of {layer!r} is computed in integers, but was said to be float"
+        elif not operators:
+            unknown.append(layer)
+    if unknown and not in_float:
+        yield f"the file has no float operator, but {sorted(unknown)} were said to be float"
+
+
+def _is_of(layer: str, tensor: str) -> bool:
+    """Whether a tensor's name, which may join several, names a layer."""
+    return any(f"/quant_{layer}/" in f"/{name}/" for name in tensor.split(";"))
+
+
+_MOVING = frozenset({"RESHAPE", "TRANSPOSE", "CONCATENATION", "SPLIT", "UNPACK", "PACK"})
+"""Operators that only hand values on, for which it makes no difference."""
 
 
 def _shown(owner: str | None) -> str:

@@ -20,6 +20,8 @@ IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 _INPUT_KEYS = ("x", "inputs", "x_train", "x_test")
 _LABEL_KEYS = ("y", "labels", "y_train", "y_test")
 _SHOWN = 5  # broken images that are named
+SCALE = 1.0 / 255.0
+"""What pixels of image folders are multiplied by unless something else is asked for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +64,8 @@ def read_data(
     labels: str | None = None,
     shape: Sequence[int | None] | None = None,
     input_names: Sequence[str] = (),
+    scale: float = SCALE,
+    offset: float = 0.0,
 ) -> Data:
     """Reads samples, and labels if there are any.
 
@@ -71,15 +75,18 @@ def read_data(
             called without arguments and gives inputs or (inputs, labels).
         inputs, labels: the names of the arrays in an `.npz`; found by themselves if they are called
             "x" or "inputs", "y" or "labels". `labels` may be the path of an `.npy` file.
-        shape: of one image (height, width, channels); pixels are scaled to 0..1.
+        shape: of one image (height, width, channels).
         input_names: the model's inputs; an `.npz` that has an array for each needs no `inputs`.
+        scale, offset: what a folder's pixels, 0 to 255, become: pixel * scale + offset. 0..1 as it
+            is; 1 / 127.5 and -1 give -1..1.
 
     Returns:
         A Data.
 
     Raises:
         FileNotFoundError: if there is nothing at the path.
-        ValueError: for a file that cannot be read, a missing array, or broken images (each named).
+        ValueError: for a file that cannot be read, a missing array, broken images (each named), or
+            a scale or offset for what is no folder of images.
 
     Example:
         >>> import tempfile
@@ -90,8 +97,13 @@ def read_data(
         ((4, 8), [0, 1, 2, 3])
     """
     path = pathlib.Path(source)
+    if not path.is_dir() and (scale, offset) != (SCALE, 0.0):
+        raise ValueError(
+            f"data: scale and offset are for a folder of images, and {str(source)!r} is none; "
+            "leave them out, and give the numbers as the model takes them."
+        )
     if path.is_dir():
-        data = _folder(path, shape)
+        data = _folder(path, shape, scale, offset)
     elif not path.exists() and ":" in str(source) and not _looks_like_path(str(source)):
         data = _called(str(source))
     elif not path.exists():
@@ -199,7 +211,9 @@ def _called(source: str) -> Data:
     return Data(_as_given(named), labels, (), digest.hexdigest())
 
 
-def _folder(folder: pathlib.Path, shape: Sequence[int | None] | None) -> Data:
+def _folder(
+    folder: pathlib.Path, shape: Sequence[int | None] | None, scale: float, offset: float
+) -> Data:
     if shape is None or len(shape) != 3 or not all(shape):
         raise ValueError(
             f"data: the images in {str(folder)!r} cannot be used: the model's input is of shape "
@@ -212,8 +226,12 @@ def _folder(folder: pathlib.Path, shape: Sequence[int | None] | None) -> Data:
     if not paths:
         raise ValueError(f"data: {str(folder)!r} holds no images ({', '.join(IMAGES)}).")
     images = _images([p for p, _ in paths], [int(n or 0) for n in shape])
+    images *= scale
+    images += offset
     labels = np.array([i for _, i in paths]) if classes else None
-    digest = hashlib.sha256("".join(f"{p}{_hash(p)}" for p, _ in paths).encode()).hexdigest()
+    told = "".join(f"{p}{_hash(p)}" for p, _ in paths)
+    told += "" if (scale, offset) == (SCALE, 0.0) else f"{scale} {offset}"
+    digest = hashlib.sha256(told.encode()).hexdigest()
     return Data(images, labels, tuple(classes), digest)
 
 
@@ -239,13 +257,13 @@ def _images(paths: Sequence[pathlib.Path], shape: Sequence[int]) -> np.ndarray:
 
 
 def _image(path: pathlib.Path, shape: Sequence[int]) -> np.ndarray:
-    """Pixels in 0..1, resized."""
+    """Pixels in 0..255, resized."""
     from ._compat import tf
 
     content = path.read_bytes()
     check_image(content)
     pixels = tf.io.decode_image(content, channels=shape[2], expand_animations=False)
-    return np.asarray(tf.image.resize(pixels, shape[:2]) / 255.0, np.float32)
+    return np.asarray(tf.image.resize(pixels, shape[:2]), np.float32)
 
 
 def file_hash(path: str | os.PathLike[str]) -> str:

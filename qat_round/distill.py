@@ -14,7 +14,8 @@ class Distiller(keras.Model):
 
     With z, z' the logits of student and teacher, T = temperature, s = share:
         loss = (1 - s) compiled loss(labels, z) + s T^2 CE(softmax(z'/T), softmax(z/T))
-    where CE is the cross-entropy, mean over the batch. T^2 keeps the gradient's size whatever T is.
+    where CE is the cross-entropy, mean over the batch, each sample times its `sample_weight`; the
+    student's own losses are added. T^2 keeps the gradient's size whatever T is.
     With share=1 no labels are needed. The student is trained in place, the teacher is not; what the
     model predicts and evaluates is the student. Save the student, not this.
 
@@ -27,7 +28,8 @@ class Distiller(keras.Model):
             which the logits are taken back by a logarithm.
 
     Raises:
-        ValueError: if the outputs' shapes differ, or a setting is outside its interval.
+        ValueError: if the outputs' shapes differ, a setting is outside its interval, or share is
+            below 1 and `fit` is given no labels.
         TypeError: if a setting is no number, or one of the two no tf_keras model.
 
     Example:
@@ -80,26 +82,42 @@ class Distiller(keras.Model):
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None
     ) -> Any:
         """The compiled loss and the teacher's, in their shares."""
-        theirs = self.teacher(x, training=False)
-        pairs = zip(tf.nest.flatten(theirs), tf.nest.flatten(y_pred), strict=True)
-        soft = tf.add_n([self._soft_loss(a, b) for a, b in pairs])
+        theirs = tf.nest.flatten(self.teacher(x, training=False))
+        ours = tf.nest.flatten(y_pred)
+        weights = self._weights_of(sample_weight, len(ours))
+        parts = zip(theirs, ours, weights, strict=True)
+        soft = tf.add_n([self._soft_loss(a, b, weight) for a, b, weight in parts])
         loss = self._in_shares(soft, x, y, y_pred, sample_weight)
         self._total.update_state(loss)
         return loss
 
     def _in_shares(self, soft: Any, x: Any, y: Any, y_pred: Any, sample_weight: Any) -> Any:
-        if self.share == 1.0 or y is None:
-            return self.share * soft + sum(self.losses)
-        hard = super().compute_loss(x, y, y_pred, sample_weight)  # with the layers' own losses
-        own = sum(self.losses)
-        return (1.0 - self.share) * (hard - own) + self.share * soft + own
+        own = tf.add_n(self.student.losses) if self.student.losses else 0.0
+        if self.share == 1.0:
+            return soft + own
+        if y is None:
+            raise ValueError(
+                f"Distiller: share={self.share} needs labels for the rest; fit with (x, y), or "
+                "give share=1.0."
+            )
+        hard = self.compiled_loss(y, y_pred, sample_weight)
+        return (1.0 - self.share) * hard + self.share * soft + own
 
-    def _soft_loss(self, theirs: Any, ours: Any) -> Any:
+    @staticmethod
+    def _weights_of(sample_weight: Any, outputs: int) -> list[Any]:
+        """One for each output: as given, or the same for all."""
+        given = tf.nest.flatten(sample_weight)
+        return given if len(given) == outputs else given[:1] * outputs
+
+    def _soft_loss(self, theirs: Any, ours: Any, sample_weight: Any) -> Any:
         theirs, ours = (tf.cast(z, tf.float32) for z in (theirs, ours))
         if not self.from_logits:
             theirs, ours = (tf.math.log(tf.maximum(p, 1e-7)) for p in (theirs, ours))
         wanted = tf.nn.softmax(theirs / self.temperature)
         loss = tf.nn.softmax_cross_entropy_with_logits(wanted, ours / self.temperature)
+        if sample_weight is not None:
+            weight = tf.cast(sample_weight, loss.dtype)
+            loss *= tf.reshape(weight, [-1, *[1] * (loss.shape.rank - 1)])
         return self.temperature**2 * tf.reduce_mean(loss)
 
     def get_config(self) -> dict[str, Any]:

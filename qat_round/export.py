@@ -7,7 +7,7 @@ import os
 import pathlib
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -65,9 +65,8 @@ def export_tflite(
         check_writable(path)
     check_batch_size(batch_size)
     check_ranges(model)
+    check_exportable(model, io, lift_activations)
     with lifted(model) if lift_activations else contextlib.nullcontext():
-        check_bits(model)
-        _check_io(model, io)
         file = read_flatbuffer(_convert(model, io, batch_size))
         put_model_scales(file, model)
     widen_biases(file)
@@ -77,6 +76,16 @@ def export_tflite(
     if path is not None:
         write_file(path, tflite)
     return tflite
+
+
+def check_exportable(model: Any, io: str, lift_activations: bool = False) -> None:
+    """Raises a ValueError if TFLite cannot hold a model's activations, or `io` does not fit them.
+
+    Known before ranges are, and before anything is trained.
+    """
+    with lifted(model) if lift_activations else contextlib.nullcontext():
+        check_bits(model)
+        _check_io(model, io)
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
@@ -95,17 +104,31 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 
 def write_file(path: str | os.PathLike[str], content: bytes) -> None:
     """Writes beside the path and renames, so that there is the old file or the new one, whole."""
-    target = pathlib.Path(path)
-    handle, beside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    write_files({path: content})
+
+
+def write_files(contents: Mapping[Any, bytes]) -> None:
+    """Writes files that belong together: none gets its name before all are on the disk.
+
+    Args:
+        contents: path -> what is to be in the file.
+    """
+    besides: dict[str, pathlib.Path] = {}
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(beside, 0o666 & ~_umask())
-        os.replace(beside, target)
+        for path, content in contents.items():
+            target = pathlib.Path(path)
+            handle, beside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+            besides[beside] = target
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(beside, 0o666 & ~_umask())
+        for beside, target in besides.items():
+            os.replace(beside, target)
     except BaseException:
-        pathlib.Path(beside).unlink(missing_ok=True)
+        for beside in besides:
+            pathlib.Path(beside).unlink(missing_ok=True)
         raise
 
 
@@ -129,11 +152,13 @@ def check_ranges(model: Any) -> None:
             f"export_tflite: the ranges of {', '.join(endless)} are not finite numbers. Calibrate "
             "again, on data that the float model answers with numbers."
         )
-    limited = [t.path for t in quantized_tensors(model) if is_at_its_limit(t.weights)]
+    ours = [t for t in quantized_tensors(model) if t.is_ours]
+    limited = [t.path for t in ours if is_at_its_limit(t.quantizer.range, t.weights)]
     if limited:
         warnings.warn(
             f"export_tflite: training drove the learned ranges of {', '.join(limited)} to their "
-            "limit, 2^10 times from where they began. Train with a smaller learning rate.",
+            "limit, 2^10 times from where they began, or to no number at all. Train with a smaller "
+            "learning rate.",
             stacklevel=3,
         )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .export import check_writable, write_file
+from .export import check_writable, write_files
 from .tflite_file import Runner, TFLiteFile, read_bytes
 
 _ALIGNMENT = 16  # bytes; what TFLite-Micro and the Ethos-U driver ask of a model
@@ -51,17 +51,21 @@ def export_c(
         >>> identifier("my model-2")
         'my_model_2'
     """
-    content = read_bytes(tflite)
     stem = str(path).removesuffix(".c")
-    name = identifier(pathlib.Path(stem).name) if name is None else _checked(name)
+    check_writable(stem + ".c")
+    texts = c_texts(read_bytes(tflite), pathlib.Path(stem).name, name, alignment)
+    write_files({f"{stem}.{end}": text.encode() for end, text in zip("ch", texts, strict=True)})
+    return texts
+
+
+def c_texts(
+    tflite: bytes, stem: str, name: str | None = None, alignment: int = _ALIGNMENT
+) -> tuple[str, str]:
+    """Source and header as `export_c` writes them into `<stem>.c` and `<stem>.h`."""
+    name = identifier(stem) if name is None else _checked(name)
     if alignment < 1 or alignment & (alignment - 1):
         raise ValueError(f"export_c: alignment={alignment} has to be a power of two.")
-    check_writable(stem + ".c")
-    header = _header(TFLiteFile(content), name)
-    source = _source(content, name, pathlib.Path(stem).name, alignment)
-    write_file(stem + ".c", source.encode())
-    write_file(stem + ".h", header.encode())
-    return source, header
+    return _source(tflite, name, stem, alignment), _header(TFLiteFile(tflite), name)
 
 
 def identifier(text: str) -> str:

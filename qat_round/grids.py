@@ -6,6 +6,7 @@ from typing import Any
 
 from ._compat import is_exporting, keras, tf
 from .affine import Grid, native_fake_quant
+from .exact import Given, note_pending
 from .fake_quantization import fake_quant
 from .fixed_point import half_away
 from .notes import GridNote, SumNote, note_grid
@@ -34,6 +35,21 @@ def on_noted_grid(
         return note_grid(y, grid)
     average = AverageQuantizer(grid.quantizer, up)
     return quantize(average, y, training, grid.weights)
+
+
+def held_in_float(y: tf.Tensor, whole: bool) -> tf.Tensor:
+    """What a float layer gives to integer ones, to be rounded as it goes to their grid.
+
+    In a graph for the converter an operator that changes a last bit keeps the two apart: it would
+    otherwise make integers of a float operator between two grids.
+
+    Args:
+        y: the float layer's output.
+        whole: whether inference is computed in whole numbers.
+    """
+    if is_exporting():
+        return tf.nn.leaky_relu(y, alpha=1.0 - 2.0**-24)
+    return note_pending(tf.identity(y), Given(y)) if whole else y
 
 
 class AverageQuantizer:

@@ -12,6 +12,8 @@ import math
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
+
 from ._compat import keras, tf
 from .affine import Grid
 from .fake_quantization import fake_quant, fake_quant_learned, fake_quant_scaled
@@ -55,6 +57,7 @@ class _Growing(Range):
     """What learned ranges share: a start from calibration or the first batch, and a growth."""
 
     learns: ClassVar[bool] = True
+    rate: float
 
     def update(self, old: tf.Tensor, new: tf.Tensor, seen: tf.Tensor) -> tf.Tensor:
         """The first batch's ends; later ones only where nothing but 0 was seen before."""
@@ -211,12 +214,18 @@ class Pact(_Growing):
         return self.l2 * tf.reduce_sum(tf.square(state["growth"]))
 
 
-def is_at_its_limit(weights: dict[str, Any]) -> bool:
-    """Whether a learned range was driven to the least or greatest growth there is."""
-    if "growth" not in weights:
+def is_at_its_limit(range_: Any, weights: dict[str, Any]) -> bool:
+    """Whether a learned range was driven to the least or greatest growth there is, or to NaN.
+
+    Args:
+        range_: the quantizer's.
+        weights: the quantizer's layer weights.
+    """
+    if not isinstance(range_, _Growing):
         return False
-    growth = weights["growth"].numpy()
-    return bool((growth <= LEAST_GROWTH).any() or (growth >= MOST_GROWTH).any())
+    growth = _sped_up(weights["growth"], range_.rate).numpy()
+    held = (growth <= LEAST_GROWTH) | (growth >= MOST_GROWTH) | ~np.isfinite(growth)
+    return bool(held.any())
 
 
 def _grown(

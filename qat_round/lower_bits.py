@@ -18,7 +18,8 @@ class LowerBits(keras.callbacks.Callback):
     Quantize with the bits that the model is to end with; the callback raises them to what the plan
     says for the epochs before. Each change finds ranges of least squared error, of weights from
     themselves, of activations from `data`, and traces the training step anew (seconds). Inputs,
-    outputs and whatever else has 8 bits or more are left alone.
+    outputs and whatever else has 8 bits or more are left alone. A training that is resumed
+    (`initial_epoch`, `BackupAndRestore`) goes on with the bits that the plan has for its epoch.
 
     Args:
         plan: {epoch: (weight bits, activation bits)}; the last should be the model's own.
@@ -41,22 +42,34 @@ class LowerBits(keras.callbacks.Callback):
             raise ValueError("LowerBits: the plan is empty; give {epoch: (weights, activations)}.")
         self.plan = {int(e): (check_bits(w), check_bits(a)) for e, (w, a) in plan.items()}
         self.data = data
+        self._of: Any = None
 
     def on_train_begin(self, logs: Any = None) -> None:
         model = getattr(self.model, "student", self.model)
         require_quantized(model, "LowerBits")
-        self._few = [t for t in quantized_tensors(model) if t.is_ours and t.bits < 8]
+        if self._of is not model:  # in a second `fit` some may have more bits than in the end
+            self._few = [t for t in quantized_tensors(model) if t.is_ours and t.bits < 8]
+        self._of, self._is_first = model, True
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        begun = [start for start in self.plan if start <= epoch]
         if epoch in self.plan:
-            self._go_to(*self.plan[epoch])
+            self._set_bits(*self.plan[epoch])
+            self._find_ranges()
+            self._retrace()
+        elif begun and self._is_first:  # a training that goes on: its ranges are those of then
+            self._set_bits(*self.plan[max(begun)])
+            self._retrace()
+        self._is_first = False
 
-    def _go_to(self, weight_bits: int, activation_bits: int) -> None:
-        model: Any = getattr(self.model, "student", self.model)
-        kept = {id(t.weights["min_var"]): _state(t) for t in self._others(model)}
+    def _set_bits(self, weight_bits: int, activation_bits: int) -> None:
         for tensor in self._few:
             is_weight = tensor.variable is not None
             tensor.quantizer.bits = weight_bits if is_weight else activation_bits
+
+    def _find_ranges(self) -> None:
+        model: Any = getattr(self.model, "student", self.model)
+        kept = {id(t.weights["min_var"]): _state(t) for t in self._others(model)}
         calibrate(model, self.data, method="mse", verbose=0)
         for tensor in self._others(model):
             for variable, value in zip(
@@ -67,6 +80,9 @@ class LowerBits(keras.callbacks.Callback):
             if tensor.variable is not None and isinstance(tensor.quantizer.range, Learned | Pact):
                 ends = weight_ends(tensor.quantizer, tensor.variable)
                 tensor.quantizer.set_range(tensor.weights, ends)
+
+    def _retrace(self) -> None:
+        model: Any = getattr(self.model, "student", self.model)
         self.model.make_train_function(force=True)
         self.model.test_function = self.model.predict_function = None
         model.test_function = model.predict_function = None

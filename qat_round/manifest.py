@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import importlib.metadata
 import json
 import os
 import pathlib
 import platform
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .data_files import file_hash
@@ -34,6 +37,30 @@ def versions() -> dict[str, str]:
     return found
 
 
+def manifest_of(contents: Mapping[str, tuple[str, bytes]], **facts: Any) -> bytes:
+    """A manifest as `write_manifest` writes it, of files that are not written yet.
+
+    Args:
+        contents: (name, content) of each artefact, by what it is.
+        **facts: as there.
+    """
+    files = {
+        role: {"name": name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for role, (name, content) in contents.items()
+    }
+    return _text({"manifest": 1, "versions": versions(), "files": files, **facts})
+
+
+@contextlib.contextmanager
+def noted() -> Iterator[list[str]]:
+    """While open, warnings for people are collected; they are in the list when it is closed."""
+    notes: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield notes
+    notes += [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
+
+
 def write_manifest(
     path: str | os.PathLike[str], files: Mapping[str, str | os.PathLike[str]], **facts: Any
 ) -> dict[str, Any]:
@@ -53,8 +80,12 @@ def write_manifest(
         "files": {role: _file(pathlib.Path(file)) for role, file in files.items()},
         **facts,
     }
-    write_file(path, (json.dumps(manifest, indent=2, default=_plain) + "\n").encode())
+    write_file(path, _text(manifest))
     return manifest
+
+
+def _text(manifest: Mapping[str, Any]) -> bytes:
+    return (json.dumps(manifest, indent=2, default=_plain) + "\n").encode()
 
 
 def _file(path: pathlib.Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from .exact_layers import REDUCTIONS
 from .tensors import QuantizedTensor, tensors_of_layer
 
 _L = keras.layers
+_OPEN = 64  # stands for a size that is not fixed
 _POOLS = (_L.GlobalAveragePooling1D, _L.GlobalAveragePooling2D)
 
 
@@ -62,9 +63,6 @@ def _input(layer: Any) -> Any:
 
 
 def _count(layer: Any) -> float:
-    """How many values go into one mean; at least that where sizes are not fixed."""
-    sizes = [
-        np.prod([n for n in tensor.shape[1:] if n is not None])
-        for tensor in (layer.input, layer.output)
-    ]
+    """How many values go into one mean; about as many where sizes are not fixed."""
+    sizes = [np.prod([n or _OPEN for n in t.shape[1:]]) for t in (layer.input, layer.output)]
     return float(max(sizes[0] / sizes[1], 1.0))

@@ -12,6 +12,7 @@ from ._compat import (
     QuantizeScheme,
     is_keras3,
     keras,
+    loading,
     tfmot,
     trusting,
 )
@@ -19,8 +20,9 @@ from .configs import SpecMarker
 from .declared_sizes import check_sizes
 from .model_spec import ModelSpec, as_model_spec
 from .preserve import patterns
-from .recipes import recipe_spec
+from .recipes import batch_norm_of, recipe_spec
 from .refusals import UnsupportedLayers, why_unmarkable
+from .saved_code import refuse_code
 from .scheme import RoundingScheme
 from .spec import FLOAT, LayerSpec
 from .tensors import is_quantized, quantized_tensors
@@ -38,6 +40,7 @@ def quantize_model(
     unsupported: str = "error",
     preserve: str | Sequence[str] | None = None,
     recipe: str | Mapping[str, Any] | None = None,
+    batch_norm: str | None = None,
     safe_mode: bool = True,
     **settings: Any,
 ) -> Any:
@@ -60,6 +63,10 @@ def quantize_model(
             tuple. Strip TFMOT's wrappers first.
         recipe: a name of `qr.recipes()`, such as "w4a8", or plain data as in there, instead of
             rounder, bits and spec; `overrides` may go with it.
+        batch_norm: "live" norms each batch by its own statistics while training (and wants
+            `qr.reestimate_batch_norm` after it below 5 bits); "folded" puts batch norm into the
+            layers in front from the start, so that training is what the device computes. None for
+            what the recipe says, else live.
         safe_mode: whether `Lambda` layers of files and of Keras 3 models are refused, as in Keras.
         **settings: `weights` and `activations` (a name, a Rounder, a TensorSpec, None for float)
             and `overrides` ({layer name pattern or class: LayerSpec}).
@@ -81,11 +88,17 @@ def quantize_model(
     named = {"rounder": rounder, "weight_bits": weight_bits, "activation_bits": activation_bits}
     settings |= {name: value for name, value in named.items() if value is not None}
     check_unsupported(unsupported)
-    words = patterns(preserve)
+    words, norm = patterns(preserve), batch_norm_of(batch_norm, recipe)
     if recipe is not None:
         spec, settings = _by_recipe(recipe, spec, base_scheme, settings), {}
     if base_scheme is None:
-        return _planned(model, as_model_spec(spec, **settings), unsupported, safe_mode, words)
+        wanted = as_model_spec(spec, **settings)
+        return _planned(model, wanted, unsupported, safe_mode, words, norm == "folded")
+    if norm == "folded":
+        raise ValueError(
+            "quantize_model: batch_norm='folded' is for our own plan; leave base_scheme out, or "
+            "quantize qr.fold_batch_norm(model)."
+        )
     if words:
         raise ValueError(
             f"quantize_model: preserve={preserve!r} is for our own plan; leave base_scheme out, or "
@@ -114,10 +127,15 @@ def check_unsupported(unsupported: str) -> None:
 
 
 def _planned(
-    model: Any, spec: ModelSpec, unsupported: str, safe_mode: bool, preserve: Sequence[str]
+    model: Any,
+    spec: ModelSpec,
+    unsupported: str,
+    safe_mode: bool,
+    preserve: Sequence[str],
+    folded: bool,
 ) -> Any:
     _refuse_quantized(model, "quantize_model")
-    planned = integer.plan(model, spec, safe_mode, preserve)
+    planned = integer.plan(model, spec, safe_mode, preserve, folded)
     if planned.refused and unsupported == "error":
         raise UnsupportedLayers(planned.refused_layers())
     quantized = integer.build(planned)
@@ -209,14 +227,18 @@ def quantize_apply(
     return _apply(model, scheme)
 
 
-def load_model(path: str | pathlib.Path, **options: Any) -> Any:
+def load_model(path: str | pathlib.Path, *, safe_mode: bool = True, **options: Any) -> Any:
     """A saved model, quantized or annotated or not, as it was: `.keras`, `.h5` or SavedModel.
 
-    The same as Keras's own `load_model` after `import qat_round`.
+    As Keras's own `load_model` after `import qat_round`, but that `safe_mode` holds for all
+    formats, which in Keras it does for zipped `.keras` files only.
 
     Args:
         path: the file or folder.
-        **options: those of `tf_keras.models.load_model`.
+        safe_mode: whether Python code in the file is refused: lambdas, and functions and classes
+            that would be found by importing a module that the file names. Register your own, or
+            import them before.
+        **options: the others of `tf_keras.models.load_model`.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -226,7 +248,10 @@ def load_model(path: str | pathlib.Path, **options: Any) -> Any:
         raise FileNotFoundError(f"load_model: there is no file or folder {str(path)!r}.")
     try:
         check_sizes(path)
-        return keras.models.load_model(str(path), **options)
+        with loading(safe_mode):
+            if safe_mode:
+                refuse_code(pathlib.Path(path), options.get("custom_objects"))
+            return keras.models.load_model(str(path), safe_mode=safe_mode, **options)
     except (ValueError, TypeError, OSError):
         raise
     except Exception as error:  # whatever the readers of zip, JSON and HDF5 make of damage

@@ -30,7 +30,7 @@ def batches(
         if skipped is not None and not all(_is_finite(array) for array in batch):
             skipped.append(number)
             continue
-        _check(model, batch, verb)
+        check_inputs(model, batch, verb)
         found = found or bool(len(batch[0]))
         if len(batch[0]):
             yield batch
@@ -126,7 +126,8 @@ def is_arrays(data: Any) -> bool:
     return bool(leaves) and all(isinstance(a, np.ndarray) or tf.is_tensor(a) for a in leaves)
 
 
-def _check(model: Any, arrays: list[np.ndarray], verb: str) -> None:
+def check_inputs(model: Any, arrays: list[np.ndarray], verb: str) -> None:
+    """Raises a ValueError if arrays, one for each input, do not fit a model, or hold NaN."""
     inputs = model.inputs
     if len(arrays) != len(inputs):
         raise ValueError(f"{verb}: the model has {len(inputs)} inputs, the data {len(arrays)}.")

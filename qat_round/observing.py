@@ -33,6 +33,11 @@ def observing(observer: Observer, bypass: bool = False) -> Iterator[None]:
         _bypasses.pop()
 
 
+def is_observed() -> bool:
+    """Whether something stands in for the quantizers."""
+    return bool(_observers)
+
+
 def is_bypassed() -> bool:
     """Whether the model is to compute as the float one."""
     return bool(_bypasses) and _bypasses[-1]

@@ -52,7 +52,7 @@ def export_onnx(
             activations have 16 bits, or with operators that tf2onnx lacks (each named).
         OSError: if the path cannot be written.
     """
-    _require("tf2onnx", "export_onnx")
+    require_onnx("tf2onnx", "export_onnx")
     require_quantized(model, "export_onnx")
     if path is not None:
         check_writable(path)
@@ -97,7 +97,7 @@ def verify_onnx(model: Any, onnx: bytes | str | os.PathLike[str], inputs: Any) -
         ImportError: without the extra.
         ValueError: for inputs that do not fit.
     """
-    _require("onnxruntime", "verify_onnx")
+    require_onnx("onnxruntime", "verify_onnx")
     import collections
 
     import onnxruntime
@@ -123,7 +123,8 @@ def verify_onnx(model: Any, onnx: bytes | str | os.PathLike[str], inputs: Any) -
     return OnnxParity(tuple(outputs), dict(collections.Counter(n.op_type for n in graph.node)))
 
 
-def _require(module: str, verb: str) -> None:
+def require_onnx(module: str, verb: str) -> None:
+    """Raises an ImportError that names the extra, if a package is not there."""
     if importlib.util.find_spec(module) is None:
         raise ImportError(f"{verb} needs {module!r}: pip install 'qat_round[onnx]'.")
 

@@ -6,6 +6,7 @@ below 4 bits many end on a level by chance, and batch norm's statistics fit no o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -199,16 +200,24 @@ class Dampening(keras.callbacks.Callback):
         super().__init__()
         require_quantized(model, "Dampening")
         self.schedule = strength if callable(strength) else (lambda step: float(strength))
-        start = float(self.schedule(0))
-        if not start >= 0.0:
-            raise ValueError(f"Dampening: strength={start} has to be 0 or positive.")
-        self._strength = tf.Variable(start, trainable=False, dtype=tf.float32)
+        self._strength = tf.Variable(self._at(0), trainable=False, dtype=tf.float32)
         for tensor in quantized_tensors(model):
             if tensor.variable is not None and tensor.is_ours:
                 tensor.layer.add_loss(self._loss_of(tensor))
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        self._strength.assign(self.schedule(int(self.model.optimizer.iterations.numpy())))
+        self._strength.assign(self._at(int(self.model.optimizer.iterations.numpy())))
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self._strength.assign(0.0)  # a next `fit` without it is not dampened
+
+    def _at(self, step: int) -> float:
+        strength = float(self.schedule(step))
+        if not 0.0 <= strength < math.inf:
+            raise ValueError(
+                f"Dampening: strength={strength} at step {step} has to be finite, 0 or positive."
+            )
+        return strength
 
     def _loss_of(self, tensor: QuantizedTensor) -> Callable[[], tf.Tensor]:
         def loss() -> tf.Tensor:

@@ -9,9 +9,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from . import schedules
 from ._compat import read_toml
-from .recipe_parts import PARTS, QUANTIZE_KEYS, Recipe
-from .rounding import nearest
+from .firmware import identifier
+from .recipe_parts import PARTS, QUANTIZE_KEYS, ExportPart, Recipe, ReportPart, TrainPart
+from .rounding import Rounder, get, nearest
 
 
 class RecipeError(ValueError):
@@ -66,7 +68,12 @@ class _Checker:
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
             self._fail("", "seed", f"seed = {seed!r} has to be a whole number from 0 to 2^31 - 1")
         parts = {name: self._part(name, cls, given.get(name, {})) for name, cls in PARTS.items()}
-        return Recipe(**parts, quantize=self._quantize(given.get("quantize", {})), seed=seed)
+        quantize = self._quantize(given.get("quantize", {}))
+        self._annealing(parts["train"], quantize)
+        self._array(parts["export"])
+        self._devices(parts["report"], parts["export"], parts["check"].arena_bytes)
+        written = frozenset(f"{part}.{key}" for part in PARTS for key in given.get(part, {}))
+        return Recipe(**parts, quantize=quantize, seed=seed, written=written)
 
     def _part(self, name: str, cls: Any, given: Any) -> Any:
         if not isinstance(given, Mapping):
@@ -111,15 +118,81 @@ class _Checker:
             if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
                 words = " or ".join(_WORDS[kind] for kind in kinds)
                 self._fail("quantize", key, f"[quantize] {key} = {value!r} has to be {words}")
-        try:
-            quantize_settings(given)
-        except (ValueError, TypeError) as error:
-            self._fail("quantize", _named_in(str(error), given), str(error))
+            self._check_settings({key: value}, key)
+        self._check_settings(given, "")
         return dict(given)
 
-    def _fail(self, part: str, key: str, message: str, word: Any = None, allowed: Any = ()) -> None:
-        line = self._line(part, key)
-        hint = nearest(str(word), list(allowed)) if word is not None else ""
+    def _check_settings(self, given: Mapping[str, Any], key: str) -> None:
+        """Makes the spec of some keys; each override alone first, so that its line is known."""
+        tries: list[tuple[Mapping[str, Any], int]] = [(given, 0)]
+        if key == "overrides":
+            tries = [
+                ({key: [entry]}, self._header("quantize.overrides", number))
+                for number, entry in enumerate(given[key])
+            ]
+        for settings, line in tries:
+            try:
+                quantize_settings(settings)
+            except (ValueError, TypeError, AttributeError) as error:
+                named = key or _named_in(str(error), given)
+                self._fail("quantize", named, str(error), line=line)
+
+    def _annealing(self, train: TrainPart, quantize: Mapping[str, Any]) -> None:
+        """Refuses a knob that no rounder has, and values that it cannot take."""
+        if not train.knob:
+            for key in ("knob_start", "knob_stop"):
+                if getattr(train, key):
+                    self._fail("train", key, f"[train] {key} is of a knob; name it: knob = ...")
+            return
+        rounders = _rounders(quantize)
+        present = sorted({knob for rounder in rounders for knob in rounder.knobs})
+        if train.knob not in present:
+            message = (
+                f"[train] knob = {train.knob!r}: no rounder of [quantize] has this knob; they have "
+                f"{present or 'none'}"
+            )
+            self._fail("train", "knob", message, train.knob, present)
+        for key in ("knob_start", "knob_stop"):
+            value = getattr(train, key)
+            for rounder in (r for r in rounders if train.knob in r.knobs):
+                self._tried("train", key, dataclasses.replace, rounder, **{train.knob: value})
+        ramp = {"name": train.knob_schedule, "start": train.knob_start, "stop": train.knob_stop}
+        self._tried("train", "knob_start", schedules.get, {**ramp, "steps": 1})
+
+    def _tried(self, part: str, key: str, make: Any, *given: Any, **settings: Any) -> None:
+        try:
+            make(*given, **settings)
+        except (ValueError, TypeError) as error:
+            self._fail(part, key, f"[{part}] {key}: {error}")
+
+    def _array(self, export: ExportPart) -> None:
+        near = identifier(export.c_name) if export.c_name else ""
+        if export.c_name != near:
+            message = (
+                f"[export] c_name = {export.c_name!r} is no C identifier; {near!r} would be one"
+            )
+            self._fail("export", "c_name", message)
+
+    def _devices(self, report: ReportPart, export: ExportPart, arena_bytes: int) -> None:
+        if export.batch_size > 1 and (report.micro or arena_bytes):
+            part, key = ("report", "micro") if report.micro else ("check", "arena_bytes")
+            message = (
+                f"[{part}] {key}: TFLite-Micro runs one sample at once, but [export] batch_size is "
+                f"{export.batch_size}; make it 1"
+            )
+            self._fail(part, key, message)
+
+    def _fail(
+        self,
+        part: str,
+        key: str,
+        message: str,
+        word: Any = None,
+        allowed: Any = (),
+        line: int = 0,
+    ) -> None:
+        line = line or self._line(part, key)
+        hint = nearest(str(word), [str(a) for a in allowed]) if word is not None else ""
         where = f"{self.path}, line {line}: " if line else f"{self.path}: "
         ends = "" if message.endswith(".") else "."
         raise RecipeError(f"{where}{message}{ends}{hint}")
@@ -138,7 +211,15 @@ class _Checker:
                 return number
         return header
 
+    def _header(self, array: str, number: int) -> int:
+        """The line of the n-th table of an array of tables; 0 if it is not written as one."""
+        pattern = rf"\s*\[\[\s*{re.escape(array)}\s*\]\]"
+        found = [at for at, line in enumerate(self.lines, 1) if re.match(pattern, line)]
+        return found[number] if number < len(found) else 0
 
+
+_BESIDE = ("unsupported", "preserve", "batch_norm")
+"""Keys of `[quantize]` that are no part of the spec."""
 _WORDS = {
     str: "a string",
     int: "a whole number",
@@ -158,6 +239,25 @@ def _named_in(message: str, given: Mapping[str, Any]) -> str:
     return next((key for key in given if key in message), next(iter(given), ""))
 
 
+def _rounders(quantize: Mapping[str, Any]) -> list[Rounder]:
+    """Every rounding method that `[quantize]` asks for."""
+    from .model_spec import model_spec
+
+    settings = quantize_settings(quantize)
+    said = {key: value for key, value in settings.items() if key not in _BESIDE}
+    spec = said["spec"] if "spec" in said else model_spec(**said)
+    left, found = [spec.get_config()], []
+    while left:
+        part = left.pop()
+        if isinstance(part, Mapping) and "rounder" in part:
+            found.append(get(part["rounder"]))
+        elif isinstance(part, Mapping):
+            left.extend(part.values())
+        elif isinstance(part, list):
+            left.extend(part)
+    return found
+
+
 def quantize_settings(given: Mapping[str, Any]) -> dict[str, Any]:
     """`[quantize]` as arguments of `qr.quantize_model`; checked by making the spec once.
 
@@ -166,19 +266,20 @@ def quantize_settings(given: Mapping[str, Any]) -> dict[str, Any]:
     """
     from .model import check_unsupported
     from .model_spec import ModelSpec, model_spec
+    from .preserve import patterns
 
     settings = {key: _without_false(value) for key, value in given.items()}
     if "overrides" in settings:
         overrides = ModelSpec.from_config({"overrides": settings["overrides"]}).overrides
         settings["overrides"] = dict(overrides)
-    beside = ("unsupported", "preserve")
-    said = {key: value for key, value in settings.items() if key not in beside}
+    said = {key: value for key, value in settings.items() if key not in _BESIDE}
     if "recipe" in said:
-        settings = {key: settings[key] for key in beside if key in settings}
+        settings = {key: settings[key] for key in _BESIDE if key in settings}
         settings["spec"] = _spec_of(**said)
     else:
         model_spec(**said)
     check_unsupported(settings.get("unsupported", "error"))
+    patterns(settings.get("preserve"))
     if isinstance(settings.get("preserve"), list):
         settings["preserve"] = tuple(settings["preserve"])
     return settings

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import glob
 import pathlib
+from typing import Any
 
 from .coverage import coverage
 from .data_files import file_hash
 from .firmware import identifier
-from .recipe_parts import written
+from .intake.load import open_model
+from .recipe_parts import as_toml, written
+from .report import can_report
 from .rounding import names
+
+_DROP = 2.0  # points; 8 bits mostly lose less than one
 
 
 def recipe_for(model: str, data: str) -> str:
@@ -28,7 +34,14 @@ def recipe_for(model: str, data: str) -> str:
     file_hash(model)
     found = coverage(model)
     name = identifier(pathlib.Path(model).stem)
-    parts = {"model": {"path": model}, "data": {"train": data}, "export": {"name": f"{name}_int8"}}
+    has_accuracy = len(open_model(model).model.outputs or ()) == 1
+    parts: dict[str, dict[str, Any]] = {
+        "model": {"path": model},
+        "data": {"train": data},
+        "export": {"name": f"{name}_int8"},
+        "check": {"max_accuracy_drop": _DROP if has_accuracy else None},
+        "report": {} if can_report() else {"html": None},
+    }
     return written(parts, _quantize(found.float_layers))
 
 
@@ -45,6 +58,13 @@ def _quantize(in_float: dict[str, str]) -> str:
         "# weights = {bits = 4}  # or false: in float",
     ]
     for layer, why in in_float.items():
-        lines += [f"# {layer}: {why}", "[[quantize.overrides]]", f'layers = "{layer}"']
+        pattern = as_toml(glob.escape(layer))
+        lines += [f"# {_one_line(layer)}: {_one_line(why)}", "[[quantize.overrides]]"]
+        lines += [f"layers = {pattern}"]
         lines += ["weights = false", "activations = false"]
     return "\n".join(lines) + "\n"
+
+
+def _one_line(text: str) -> str:
+    """A text as a comment may hold it."""
+    return "".join(character if character.isprintable() else " " for character in text)

@@ -7,9 +7,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from .data_files import SCALE
+from .edge.npu import ACCELERATORS
+
 LOSSES = ("auto", "crossentropy", "binary_crossentropy", "mean_squared_error")
 METHODS = ("", "minmax", "percentile", "mse", "entropy")
 IO = ("float32", "int8", "uint8", "int16")
+ALIGNMENTS = tuple(2**n for n in range(13))
+ANY_DROP = 100.0  # points; no file can lose more
 SCHEDULES = ("linear", "cosine", "exponential")
 
 
@@ -35,6 +40,8 @@ class DataPart:
     labels: str = _key("", "name of the labels in an .npz, or an .npy; empty: y or labels")
     calibration: int = _key(512, "samples that ranges are found with", least=1)
     method: str = _key("", "how; empty: as the recipe of [quantize] asks", choices=METHODS)
+    scale: float = _key(SCALE, "pixels of image folders, 0 to 255, become pixel * scale + offset")
+    offset: float = _key(0.0, "see scale; 1/255 and 0 give 0..1, 1/127.5 and -1 give -1..1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +68,26 @@ class ExportPart:
     io: str = _key("int8", "type of inputs and outputs", choices=IO)
     batch_size: int = _key(1, "fixed batch size; 0 leaves it open", least=0)
     c_array: bool = _key(True, "C source and header")
+    c_name: str = _key("", "of the array; empty: as the file")
+    alignment: int = _key(16, "of the array, bytes, a power of two", choices=ALIGNMENTS)
+    lift_activations: bool = _key(False, "write activations below 8 bits with 8, on their ranges")
+    float16: bool = _key(False, "the float model too, with weights in float16")
+    onnx: bool = _key(False, "the quantized model as ONNX too (extra [onnx])")
+
+
+@dataclasses.dataclass(frozen=True)
+class MetadataPart:
+    """`[metadata]`: what the file says of itself; none if all is empty."""
+
+    name: str = _key("", "of the model; empty: the file's")
+    description: str = _key("", "what it does, what it takes and gives")
+    version: str = _key("", "of the model")
+    author: str = _key("", "who made it")
+    license: str = _key("", "under which it is given")
+
+    def texts(self) -> dict[str, Any]:
+        """What is not empty."""
+        return {key: text for key, text in dataclasses.asdict(self).items() if text}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +96,12 @@ class CheckPart:
 
     samples: int = _key(1000, "test samples that are compared", least=1)
     allow_float: bool = _key(False, "tolerate operators in float")
-    max_accuracy_drop: float = _key(100.0, "points the file may lose against float", least=0.0)
+    max_accuracy_drop: float = _key(
+        ANY_DROP, "points the file may lose against float; 100: any", least=0.0
+    )
+    flash_bytes: int = _key(0, "the file's size at most; 0: any", least=0)
+    arena_bytes: int = _key(0, "TFLite-Micro's arena at most (extra [edge]); 0: any", least=0)
+    macs: int = _key(0, "multiply-accumulates of one inference at most; 0: any", least=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +109,8 @@ class ReportPart:
     """`[report]`: the HTML page (extra [report])."""
 
     html: bool = _key(True, "write <name>.html")
-    vela: str = _key("", "NPU to compile for, such as ethos-u55-128; empty: none")
-    micro: bool = _key(False, "run the file on TFLite-Micro")
+    vela: str = _key("", "NPU to compile for (extra [edge])", choices=("", *ACCELERATORS))
+    micro: bool = _key(False, "run the file on TFLite-Micro (extra [edge])")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +120,7 @@ class Recipe:
     Args:
         seed: of everything random.
         quantize: the arguments of `qr.quantize_model`, as plain data.
+        written: "part.key" of every key that is in the file.
     """
 
     model: ModelPart
@@ -95,13 +128,17 @@ class Recipe:
     quantize: dict[str, Any]
     train: TrainPart = TrainPart()
     export: ExportPart = ExportPart()
+    metadata: MetadataPart = MetadataPart()
     check: CheckPart = CheckPart()
     report: ReportPart = ReportPart()
     seed: int = 0
+    written: frozenset[str] = frozenset()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return dataclasses.asdict(self)
+        """Plain data: what it says, wherever that comes from."""
+        found = dataclasses.asdict(self)
+        found.pop("written")
+        return found
 
 
 PARTS = {
@@ -109,6 +146,7 @@ PARTS = {
     "data": DataPart,
     "train": TrainPart,
     "export": ExportPart,
+    "metadata": MetadataPart,
     "check": CheckPart,
     "report": ReportPart,
 }
@@ -129,7 +167,7 @@ def written(recipe_parts: Mapping[str, Mapping[str, Any]], quantize: str) -> str
     """A commented recipe.
 
     Args:
-        recipe_parts: values that differ from the defaults, by part.
+        recipe_parts: values that differ from the defaults, by part; None leaves a key in a comment.
         quantize: the lines of `[quantize]`.
     """
     blocks = ["seed = 0  # of everything random\n"]
@@ -139,12 +177,17 @@ def written(recipe_parts: Mapping[str, Mapping[str, Any]], quantize: str) -> str
         lines = [f"[{name}]  # {(cls.__doc__ or '').split(': ')[1].rstrip('.')}"]
         for field in dataclasses.fields(cls):
             value = recipe_parts.get(name, {}).get(field.name, field.default)
-            choices = ", ".join(filter(None, field.metadata.get("choices", ())))
+            choices = ", ".join(
+                str(choice) for choice in field.metadata.get("choices", ()) if choice
+            )
             about = field.metadata["about"] + (f": {choices}" if choices else "")
-            lines.append(f"{field.name} = {_toml(value)}  # {about}")
+            left_out = "# " if value is None else ""
+            value = field.default if value is None else value
+            lines.append(f"{left_out}{field.name} = {as_toml(value)}  # {about}")
         blocks.append("\n".join(lines) + "\n")
     return "\n".join(blocks)
 
 
-def _toml(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else json.dumps(value)
+def as_toml(value: Any) -> str:
+    """A string, number or truth value as TOML has it."""
+    return str(value).lower() if isinstance(value, bool) else json.dumps(value, ensure_ascii=False)

@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import hashlib
 import json
-import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
-
-import numpy as np
 
 from ._compat import keras
 from .batch_norm import reestimate_batch_norm
 from .calibrate import calibrate
 from .coverage import coverage
-from .data_files import Data, file_hash, read_data
-from .export import check_writable, export_tflite, write_file
+from .data_files import Data, file_hash
+from .edge.figures import device_figures
+from .export import check_exportable, check_writable, export_tflite, write_file
+from .figures import figures
+from .file_metadata import add_metadata
 from .firmware import export_c
-from .intake.load import open_model
-from .manifest import versions, write_manifest
+from .float16 import export_float16
+from .intake.load import ReferenceMissingError, Source, open_model
+from .keras_file import save_model
+from .lift import lifted
+from .manifest import noted, versions, write_manifest
 from .model import quantize_model
+from .onnx_file import export_onnx, verify_onnx
 from .parity import Parity
+from .recipe_checks import check_extras, data_of, failures
 from .recipe_file import quantize_settings
 from .recipe_parts import Recipe
 from .recipes import recipes
+from .report import can_report, write_report
 from .tensors import quantized_tensors
-from .tflite_file import Runner, TFLiteFile, sliced
-from .training import check_labels, gives_probabilities, train_epochs
+from .training import train_epochs
 from .verify import verify_tflite
-
-_BATCH = 64
 
 
 class Run:
@@ -55,39 +59,56 @@ class Run:
     ):
         self.recipe, self.told, self.moved = recipe, told, moved
         self.folder = pathlib.Path(recipe.export.folder)
+        self.notes: list[str] = []
         keras.utils.set_random_seed(recipe.seed)
 
     def __call__(self) -> dict[str, Any]:
         """Does it all.
 
         Returns:
-            {"ok", "figures", "parity", "files", ...}, as the manifest has it.
+            {"ok", "failed", "figures", "parity", "devices", "files", ...}, as the manifest has it.
         """
-        recipe, export = self.recipe, self.recipe.export
+        recipe = self.recipe
+        self._prepare()
+        self.told("reading model and data")
+        source = open_model(recipe.model.path, safe_mode=recipe.model.safe_mode)
+        self.train, self.test = data_of(recipe, source.model)
+        files = self._float16()
+        model, history = self._trained()
+        self.told("exporting")
+        tflite = self._exported(model)
+        self.told("checking the file against the model")
+        test = self.test.part(0, recipe.check.samples)
+        with self._as_written(model):
+            parity = verify_tflite(model, tflite, test.inputs, allow_float=recipe.check.allow_float)
+        found = figures(model, tflite, test, recipe.train.loss, _running(source))
+        files |= self._write(model, tflite)
+        micro = recipe.report.micro or recipe.check.arena_bytes > 0
+        devices = device_figures(tflite, test.inputs, recipe.report.vela, micro)
+        failed = failures(recipe, parity, found, devices, tflite)
+        onnx = self._onnx(model, test, files, failed)
+        facts = {"figures": found, "parity": parity.to_dict(), "devices": devices, **onnx}
+        facts = self._about(failed) | facts | {"history": history, "layers": self._layers()}
+        files |= self._report(model, tflite, test, parity, facts)
+        return write_manifest(self.path(".json"), files, **facts)
+
+    def _about(self, failed: list[str]) -> dict[str, Any]:
+        """What the manifest begins with."""
+        about = {"ok": not failed, "failed": failed, "notes": self.notes}
+        return {**about, "recipe": self.recipe.to_dict(), "sources": self.sources()}
+
+    def _prepare(self) -> None:
+        """All that can be refused before anything is read."""
         self.folder.mkdir(parents=True, exist_ok=True)
         check_writable(self.path(".tflite"))
         self._remove_leftovers()
-        self.told("reading model and data")
-        self.train, self.test = self._data()
-        model, history = self._trained()
-        self.told("exporting")
-        tflite = export_tflite(model, io=export.io, batch_size=export.batch_size or None)
-        self.told("checking the file against the model")
-        test = self.test.part(0, recipe.check.samples)
-        parity = verify_tflite(model, tflite, test.inputs, allow_float=recipe.check.allow_float)
-        figures = self._figures(model, tflite, test)
-        files = self._write(model, tflite)
-        facts = {
-            "ok": parity.ok and self._accurate(figures),
-            "recipe": recipe.to_dict(),
-            "sources": self.sources(),
-            "figures": figures,
-            "parity": parity.to_dict(),
-            "history": history,
-            "layers": self._layers(),
-        }
-        files |= self._report(model, tflite, test, parity, facts)
-        return write_manifest(self.path(".json"), files, **facts)
+        self._note(check_extras(self.recipe))
+
+    def _note(self, text: str) -> None:
+        """Tells something that is no failure, and keeps it for the manifest."""
+        if text:
+            self.told(text)
+            self.notes.append(text)
 
     def path(self, ending: str) -> pathlib.Path:
         """A file of this run."""
@@ -98,16 +119,10 @@ class Run:
         model = file_hash(self.recipe.model.path)
         return {"model": model, "train": self.train.hash, "test": self.test.hash}
 
-    def _data(self) -> tuple[Data, Data]:
-        part = self.recipe.data
-        model = open_model(self.recipe.model.path, safe_mode=self.recipe.model.safe_mode).model
-        shape = model.inputs[0].shape[1:] if len(model.inputs) == 1 else None
-        names = (part.inputs or None, part.labels or None, shape, model.input_names)
-        train = read_data(part.train, *names)
-        if part.test:
-            return train, read_data(part.test, *names)
-        held = max(1, train.samples // 10)
-        return train.part(0, train.samples - held), train.part(train.samples - held)
+    def _as_written(self, model: Any) -> contextlib.AbstractContextManager[Any]:
+        """While open, the model has the grids of the file."""
+        lift = self.recipe.export.lift_activations
+        return lifted(model) if lift else contextlib.nullcontext()
 
     def _trained(self) -> tuple[Any, list[dict[str, Any]]]:
         recipe = self.recipe
@@ -117,9 +132,10 @@ class Run:
             self.told(f"quantizing {recipe.model.path}")
             settings = quantize_settings(recipe.quantize)
             model = quantize_model(recipe.model.path, safe_mode=recipe.model.safe_mode, **settings)
+            check_exportable(model, recipe.export.io, recipe.export.lift_activations)
             samples = self.train.part(0, recipe.data.calibration).inputs
             self.told(f"calibrating {_on_grids(model)}")
-            return calibrate(model, samples, method=recipe.data.method or self._asks("calibrate"))
+            return calibrate(model, samples, method=recipe.data.method or None)
 
         model, history = train_epochs(
             make,
@@ -147,40 +163,54 @@ class Run:
         told = json.dumps([chosen, self.sources(), versions()], sort_keys=True, default=str)
         return hashlib.sha256(told.encode()).hexdigest()
 
-    def _figures(self, model: Any, tflite: bytes, test: Data) -> dict[str, Any]:
-        """Accuracy, or mean squared error, of the float model, the quantized one and the file."""
-        named = (
-            test.inputs if isinstance(test.inputs, dict) else {model.input_names[0]: test.inputs}
-        )
-        before = open_model(self.recipe.model.path, safe_mode=self.recipe.model.safe_mode)
-        figures: dict[str, Any] = {"samples": test.samples, "file_bytes": len(tflite)}
-        if test.labels is None or len(model.outputs) != 1:
-            return figures
-        loss = check_labels(model, test, self.recipe.train.loss)
-        runs = {
-            "float": lambda batch: before.reference(_given(batch)),
-            "quantized": lambda batch: model(_given(batch), training=False),
-            "device": _device(tflite, model),
-        }
-        threshold = 0.5 if gives_probabilities(model) else 0.0
-        kind = "mean_squared_error" if loss == "mean_squared_error" else "accuracy"
-        for name, run in runs.items():
-            found = np.concatenate(
-                [np.asarray(_first(run(batch))) for batch in sliced(named, _batch(tflite))]
+    def _exported(self, model: Any) -> bytes:
+        export, texts = self.recipe.export, self.recipe.metadata.texts()
+        with noted() as notes:
+            tflite = export_tflite(
+                model,
+                io=export.io,
+                lift_activations=export.lift_activations,
+                batch_size=export.batch_size or None,
             )
-            figures[f"{kind}_{name}"] = _score(kind, found, test.labels, threshold)
-        return figures
+        for note in notes:
+            self._note(note)
+        return add_metadata(tflite, **{"name": export.name, **texts}) if texts else tflite
 
-    def _accurate(self, figures: dict[str, Any]) -> bool:
-        drop = figures.get("accuracy_float", 0.0) - figures.get("accuracy_device", 0.0)
-        return 100.0 * drop <= self.recipe.check.max_accuracy_drop
+    def _float16(self) -> dict[str, pathlib.Path]:
+        """The float model in float16; before anything is trained, as it may be refused."""
+        part = self.recipe.model
+        if not self.recipe.export.float16:
+            return {}
+        self.told("exporting in float16")
+        path, batch_size = self.path("_float16.tflite"), self.recipe.export.batch_size or None
+        export_float16(part.path, path, batch_size, safe_mode=part.safe_mode)
+        return {"float16": path}
+
+    def _onnx(
+        self, model: Any, test: Data, files: dict[str, pathlib.Path], failed: list[str]
+    ) -> dict[str, Any]:
+        """Writes the ONNX file and compares it; what is wrong with it is added to `failed`."""
+        if not self.recipe.export.onnx:
+            return {}
+        self.told("exporting as ONNX")
+        try:
+            with self._as_written(model):
+                content = export_onnx(model)
+                parity = verify_onnx(model, content, test.inputs)
+        except ValueError as error:
+            failed.append(str(error))
+            return {}
+        files["onnx"] = self.path(".onnx")
+        write_file(files["onnx"], content)
+        return {"onnx": {"max_steps": parity.max_steps, "operators": parity.operators}}
 
     def _write(self, model: Any, tflite: bytes) -> dict[str, pathlib.Path]:
+        export = self.recipe.export
         files = {"keras": self.path(".keras"), "tflite": self.path(".tflite")}
         save_model(model, files["keras"])
         write_file(files["tflite"], tflite)
-        if self.recipe.export.c_array:
-            export_c(tflite, self.path(""))
+        if export.c_array:
+            export_c(tflite, self.path(""), export.c_name or None, export.alignment)
             files |= {"c": self.path(".c"), "h": self.path(".h")}
         return files
 
@@ -194,30 +224,20 @@ class Run:
     def _report(
         self, model: Any, tflite: bytes, test: Data, parity: Parity, facts: dict[str, Any]
     ) -> dict[str, pathlib.Path]:
-        asked = self.recipe.report
-        if not asked.html:
+        if not self.recipe.report.html or not can_report():
             return {}
-        from .report import write_report
-
         self.told("writing the report")
-        samples = test.part(0, 256).inputs
-        path = self.path(".html")
-        write_report(
-            path,
-            model=model,
-            tflite=tflite,
-            inputs=samples,
-            parity=parity,
-            facts=facts,
-            vela=asked.vela or None,
-            micro=asked.micro,
-        )
+        path, inputs = self.path(".html"), test.part(0, 256).inputs
+        with self._as_written(model):
+            write_report(
+                path, model=model, tflite=tflite, inputs=inputs, parity=parity, facts=facts
+            )
         return {"report": path}
 
     def _remove_leftovers(self) -> None:
         """What a killed run left beside its files: never a file, only what became none."""
         name = self.recipe.export.name
-        for pattern in (f".{name}.*.*", f"..{name}.training.*"):
+        for pattern in (f".{name}.*.*", f".{name}_float16.*.*", f"..{name}.training.*"):
             for left in self.folder.glob(pattern):
                 left.unlink(missing_ok=True)
 
@@ -249,49 +269,13 @@ def run_recipe(recipe: Recipe, **progress: Any) -> dict[str, Any]:
     return Run(recipe, **progress)()
 
 
-def save_model(model: Any, path: pathlib.Path | str) -> None:
-    """Saves a model as `.keras`, beside its place first, then renamed."""
-    target = pathlib.Path(path)
-    check_writable(target)
-    beside = target.parent / f".{target.stem}.saving.keras"
-    optimizer, is_compiled = getattr(model, "optimizer", None), model._is_compiled
-    try:
-        model.optimizer, model._is_compiled = None, False  # their state is no part of what ships
-        model.save(beside)
-        with beside.open("rb+") as file:
-            os.fsync(file.fileno())
-        beside.replace(target)
-    finally:
-        model.optimizer, model._is_compiled = optimizer, is_compiled
-        beside.unlink(missing_ok=True)
+def _running(source: Source) -> Callable[[Any], Any]:
+    """Runs the float model: the original if it can be run here, else as it was taken in."""
 
-
-def _batch(tflite: bytes) -> int:
-    return Runner(TFLiteFile(tflite)).fixed_batch() or _BATCH
-
-
-def _device(tflite: bytes, model: Any) -> Callable[[Any], Any]:
-    runner = Runner(TFLiteFile(tflite))
-    names = list(runner.inputs)
-
-    def run(batch: dict[str, np.ndarray]) -> Any:
-        known = batch if set(batch) == set(names) else dict(zip(names, batch.values(), strict=True))
-        return runner(known)
+    def run(batch: Any) -> Any:
+        try:
+            return source.reference(batch)
+        except ReferenceMissingError:
+            return source.model(batch, training=False)
 
     return run
-
-
-def _given(batch: dict[str, np.ndarray]) -> Any:
-    return next(iter(batch.values())) if len(batch) == 1 else list(batch.values())
-
-
-def _first(outputs: Any) -> Any:
-    return outputs[0] if isinstance(outputs, (list, tuple)) else outputs
-
-
-def _score(kind: str, found: np.ndarray, labels: np.ndarray, threshold: float) -> float:
-    if kind != "accuracy":
-        return float(np.mean((found.reshape(labels.shape) - labels) ** 2))
-    if found.shape[-1] == 1:
-        return float(np.mean((found.reshape(len(found), -1)[:, 0] > threshold) == labels.ravel()))
-    return float(np.mean(found.argmax(-1) == labels))

@@ -60,7 +60,8 @@ def recipes() -> dict[str, dict[str, Any]]:
 
         weights, activations   settings of `qr.TensorSpec`
         edges                  those of the activations of the model's inputs and outputs
-        calibrate              the method that it wants of `qr.calibrate`
+        calibrate              the method that it wants of `qr.calibrate`, which is its default
+        batch_norm             "live" or "folded", see `qr.quantize_model`; live if not given
         reestimate_batch_norm  whether `qr.reestimate_batch_norm` is to follow training
 
     Example:
@@ -93,7 +94,30 @@ def recipe_spec(recipe: str | Mapping[str, Any], overrides: Any = ()) -> ModelSp
     return ModelSpec(LayerSpec(weights, activations), overrides, edges)
 
 
-_KEYS = {"weights", "activations", "edges", "calibrate", "reestimate_batch_norm"}
+def batch_norm_of(word: str | None, recipe: str | Mapping[str, Any] | None) -> str:
+    """What is done with batch norm: as said, else as the recipe says, else "live".
+
+    Raises:
+        ValueError: for another word than "live" and "folded".
+
+    Example:
+        >>> batch_norm_of(None, "w4a4")
+        'live'
+    """
+    said = word if word is not None or recipe is None else _find(recipe).get("batch_norm")
+    if said not in (None, "live", "folded"):
+        raise ValueError(f'batch_norm={said!r} is unknown; allowed are "live" and "folded".')
+    return said or "live"
+
+
+_KEYS = {
+    "weights",
+    "activations",
+    "edges",
+    "calibrate",
+    "batch_norm",
+    "reestimate_batch_norm",
+}
 
 
 def _find(recipe: str | Mapping[str, Any]) -> Mapping[str, Any]:

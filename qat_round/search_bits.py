@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import glob
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import integer
 from ._compat import tf
 from .calibrate import calibrate, weight_ends
 from .model import quantize_model
 from .model_data import batches
+from .model_spec import as_model_spec
 from .observing import observing
-from .spec import LayerSpec, TensorSpec
+from .rounding.base import whole
+from .spec import LayerSpec, TensorSpec, only
 from .tables import as_text
 from .tensors import QuantizedTensor, quantized_tensors
-
-_PREFIX = "quant_"
 
 
 class BitSearch(NamedTuple):
     """What a search found.
 
     Args:
-        bits: layer name -> bits of its weights.
+        bits: name of a layer of the float model -> bits of its weights.
         sensitivity: layer name -> {bits: relative squared error of the model's outputs if only this
             layer has so few bits}.
         bytes: of all weights in the file.
@@ -35,7 +38,7 @@ class BitSearch(NamedTuple):
     @property
     def overrides(self) -> dict[str, LayerSpec]:
         """For `qr.quantize_model(model, overrides=...)`; read it, change it."""
-        return {name: LayerSpec(TensorSpec(bits=bits)) for name, bits in self.bits.items()}
+        return {glob.escape(n): LayerSpec(TensorSpec(bits=b)) for n, b in self.bits.items()}
 
     def table(self) -> str:
         """Layers, bits and sensitivities, for people."""
@@ -49,14 +52,20 @@ class BitSearch(NamedTuple):
 
 
 def search_bits(
-    model: Any, data: Any, budget_bytes: int, bits: tuple[int, ...] = (4, 8), batch_size: int = 32
+    model: Any,
+    data: Any,
+    budget_bytes: int,
+    bits: Sequence[int] = (4, 8),
+    batch_size: int = 32,
+    **settings: Any,
 ) -> BitSearch:
     """Bits for each layer's weights, so that all fit into a budget at the least error.
 
     A layer's sensitivity at b bits is the squared error of the model's outputs, relative to their
-    squares, if it alone has b bits and all else is float. From the most bits down, the layer that
-    frees the most bytes for its error goes to fewer bits, until the budget is met. The sum of the
-    errors stands for the whole model's, which it is to first order.
+    squares, if its weights alone have b bits and all else is float. From the most bits down, the
+    layer that frees the most bytes for its error goes to fewer bits, until the budget is met. The
+    sum of the errors stands for the whole model's, which it is to first order. Weights whose bits
+    are settled, by an override or because their operator takes 8 alone, count in the budget.
 
     Args:
         model: a float model, as `qr.quantize_model` takes it.
@@ -64,32 +73,75 @@ def search_bits(
         budget_bytes: for all weights as the file stores them: 2 to 4 bits in four, 5 to 8 in eight.
         bits: the widths to choose from.
         batch_size: how many samples run at once.
+        **settings: of `qr.quantize_model`: `overrides`, `unsupported`, `safe_mode`.
 
     Returns:
-        A BitSearch, whose `overrides` go to `qr.quantize_model`.
+        A BitSearch, whose `overrides` go to `qr.quantize_model`, after your own.
 
     Raises:
         ValueError: if no choice meets the budget (with the smallest that one does), or a width is
             not 2 to 8.
+        TypeError: for another setting.
 
     Source: sensitivity by layer as in HAWQ (Dong et al. 2019, arXiv:1905.03696), measured.
     """
-    widths = sorted({int(b) for b in bits})
-    if not widths or not all(2 <= b <= 8 for b in widths):
+    widths = sorted({whole(b, search_bits, "bits", least=2) for b in bits})
+    if not widths or widths[-1] > 8:
         raise ValueError(f"search_bits: bits={bits!r} have to be widths from 2 to 8.")
-    given = list(batches(quantize_model(model), data, batch_size, "search_bits"))
-    quantized = calibrate(quantize_model(model), iter([_as_given(b) for b in given]))
-    tensors = {_name(t): t for t in quantized_tensors(quantized) if t.variable is not None}
-    sizes = {name: int(np.prod(t.variable.shape)) for name, t in tensors.items()}
-    least = sum(stored_bytes(n, widths[0]) for n in sizes.values())
+    only(settings, ("overrides", "unsupported", "safe_mode"), "search_bits")
+    groups, settled = _weights_by_layer(model, widths, settings)
+    quantized = groups.model
+    given = list(batches(quantized, data, batch_size, "search_bits"))
+    calibrate(quantized, iter([_as_given(b) for b in given]), method="minmax")
+    sizes = {name: sum(map(_count, group)) for name, group in groups.tensors.items()}
+    least = settled + sum(stored_bytes(n, widths[0]) for n in sizes.values())
     if budget_bytes < least:
         raise ValueError(
             f"search_bits: no choice out of {widths} bits meets {budget_bytes:,} bytes; the "
             f"smallest is {least:,}, with {widths[0]} bits everywhere."
         )
-    errors = {name: _errors(quantized, t, given, widths) for name, t in tensors.items()}
-    chosen = _within(budget_bytes, sizes, errors, widths)
-    return BitSearch(chosen, errors, sum(stored_bytes(sizes[n], b) for n, b in chosen.items()))
+    errors = {name: _errors(quantized, g, given, widths) for name, g in groups.tensors.items()}
+    chosen = _within(budget_bytes - settled, sizes, errors, widths)
+    used = settled + sum(stored_bytes(sizes[name], b) for name, b in chosen.items())
+    return BitSearch(chosen, errors, used)
+
+
+class _Groups(NamedTuple):
+    """A quantized model, and its weights whose bits can be chosen, by the user's layer."""
+
+    model: Any
+    tensors: dict[str, list[QuantizedTensor]]
+
+
+def _weights_by_layer(
+    model: Any, widths: list[int], settings: dict[str, Any]
+) -> tuple[_Groups, int]:
+    """The groups, and the bytes of weights that have the same bits whatever is asked for."""
+    fewest = quantize_model(model, weight_bits=widths[0], **settings)
+    found = {t.path: t.bits for t in quantized_tensors(fewest) if t.variable is not None}
+    quantized = quantize_model(model, weight_bits=8, **settings)
+    names, settled = _layer_names(model, settings), 0
+    groups: dict[str, list[QuantizedTensor]] = {}
+    for tensor in quantized_tensors(quantized):
+        if tensor.variable is None:
+            continue
+        if found[tensor.path] == widths[0] and (tensor.bits == 8 or widths[0] == 8):
+            name = names[tensor.layer.name.removeprefix(integer.PREFIX)]
+            groups.setdefault(name, []).append(tensor)
+        else:
+            settled += stored_bytes(_count(tensor), tensor.bits)
+    return _Groups(quantized, groups), settled
+
+
+def _layer_names(model: Any, settings: dict[str, Any]) -> dict[str, str]:
+    """Each layer of the quantized model -> the layer of the user's that it is made from."""
+    spec = as_model_spec(None, **{k: v for k, v in settings.items() if k == "overrides"})
+    planned = integer.plan(model, spec, settings.get("safe_mode", True))
+    return {name: part.origin.name for name, part in planned.graph.parts.items()}
+
+
+def _count(tensor: QuantizedTensor) -> int:
+    return int(np.prod(tensor.variable.shape))
 
 
 def stored_bytes(count: int, bits: int) -> int:
@@ -119,24 +171,34 @@ def _within(
 
 
 def _errors(
-    model: Any, tensor: QuantizedTensor, given: list[Any], widths: list[int]
+    model: Any, group: list[QuantizedTensor], given: list[Any], widths: list[int]
 ) -> dict[int, float]:
     """Relative squared error of the outputs for each width of one layer's weights."""
-    quantizer, state, before = tensor.quantizer, tensor.weights, tensor.quantizer.bits
-    ends = [state[end].numpy() for end in ("min_var", "max_var")]
+    before = [(t, t.quantizer.bits, _ends(t)) for t in group]
     found = {}
     for bits in widths:
-        quantizer.bits = bits
-        quantizer.set_range(state, weight_ends(quantizer, tensor.variable))
-        found[bits] = _relative_error(model, quantizer, given)
-    quantizer.bits = before
-    quantizer.set_range(state, ends)
+        for tensor in group:
+            tensor.quantizer.bits = bits
+            found_ends = weight_ends(tensor.quantizer, tensor.variable)
+            tensor.quantizer.set_range(tensor.weights, found_ends)
+        found[bits] = _relative_error(model, [t.quantizer for t in group], given)
+    for tensor, bits, ends in before:
+        tensor.quantizer.bits = bits
+        tensor.quantizer.set_range(tensor.weights, ends)
     return found
 
 
-def _relative_error(model: Any, only: Any, given: list[Any]) -> float:
+def _ends(tensor: QuantizedTensor) -> list[np.ndarray]:
+    return [tensor.weights[end].numpy() for end in ("min_var", "max_var")]
+
+
+def _relative_error(model: Any, some: list[Any], given: list[Any]) -> float:
+    """Of the outputs if these quantizers alone quantize."""
+    chosen = {id(quantizer) for quantizer in some}
+
     def observer(quantizer: Any, x: Any, weights: Any) -> Any:
-        return quantizer.infer(x, weights) if quantizer is only else quantizer.bypassed(x)
+        on = id(quantizer) in chosen
+        return quantizer.infer(x, weights) if on else quantizer.bypassed(x)
 
     def bypass(quantizer: Any, x: Any, weights: Any) -> Any:
         return quantizer.bypassed(x)
@@ -155,7 +217,3 @@ def _relative_error(model: Any, only: Any, given: list[Any]) -> float:
 
 def _as_given(batch: Any) -> Any:
     return batch[0] if len(batch) == 1 else batch
-
-
-def _name(tensor: QuantizedTensor) -> str:
-    return tensor.layer.name.removeprefix(_PREFIX)

@@ -97,10 +97,11 @@ def summary(model: Any) -> str:
 
 
 def float_layers(model: Any) -> dict[str, str]:
-    """Layers that quantize nothing of their own -> the reason."""
+    """Layers that compute in float, or quantize nothing of their own -> the reason."""
     reasons = {}
     for layer in model.layers:
-        if not any(True for _ in tensors_of_layer(layer)):
+        is_said = bool(getattr(getattr(layer, "quantize_config", None), "why", ""))
+        if is_said or not any(True for _ in tensors_of_layer(layer)):
             reason = _why_float(layer)
             if reason:
                 reasons[layer.name] = reason

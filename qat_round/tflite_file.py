@@ -85,11 +85,18 @@ class TFLiteFile:
 
     def float_results(self) -> list[tuple[str, str]]:
         """For each operator that computes in float, its name and that of what it gives."""
+        return self._results(in_float=True)
+
+    def integer_results(self) -> list[tuple[str, str]]:
+        """For each operator that computes in integers, its name and that of what it gives."""
+        return self._results(in_float=False)
+
+    def _results(self, in_float: bool) -> list[tuple[str, str]]:
         return [
             (op.name, tensors[op.outputs[0]].name if op.outputs else "")
             for tensors, operators in self._graphs
             for op in operators
-            if op.name not in _CASTS and _in_float(op, tensors)
+            if op.name not in _CASTS and _in_float(op, tensors) == in_float
         ]
 
     def tensor_types(self) -> dict[str, int]:

@@ -6,6 +6,7 @@ weights, optimizer, history. The order of the samples and all randomness come fr
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import math
@@ -27,13 +28,42 @@ from .tensors import quantized_tensors
 _PROBABILITIES = ("softmax", "sigmoid")
 
 
-def check_labels(model: Any, data: Data, loss: str = "auto") -> str:
+def with_classes(model: Any, data: Data, loss: str = "auto") -> Data:
+    """The data, with the number of its class for each sample where labels say it otherwise.
+
+    That is, for an output of two or more classes and unless another loss is named: whole numbers in
+    a last axis of one, as CIFAR has them, and rows of zeros with a single one ("one-hot").
+
+    Args:
+        model: with one output; for others nothing is changed.
+        data: with labels or without.
+        loss: as in `check_labels`.
+    """
+    labels = data.labels
+    if labels is None or len(model.outputs) != 1 or loss not in ("auto", "crossentropy"):
+        return data
+    shape = model.outputs[0].shape
+    if labels.ndim != shape.rank or (shape[-1] or 0) < 2:
+        return data
+    if labels.shape[-1] == 1 and labels.dtype.kind in "iub":
+        return dataclasses.replace(data, labels=labels[..., 0])
+    if labels.shape[-1] == shape[-1] and _is_one_hot(labels):
+        return dataclasses.replace(data, labels=labels.argmax(-1))
+    return data
+
+
+def _is_one_hot(labels: np.ndarray) -> bool:
+    return bool(np.all((labels == 0) | (labels == 1)) and np.all(labels.sum(-1) == 1))
+
+
+def check_labels(model: Any, data: Data, loss: str = "auto", verb: str = "train") -> str:
     """The loss that fits a model's output and the labels.
 
     Args:
         model: with one output.
-        data: with labels.
+        data: with labels, as `with_classes` gives them.
         loss: "auto", "crossentropy", "binary_crossentropy" or "mean_squared_error".
+        verb: who asks, for the messages.
 
     Returns:
         One of the last three.
@@ -43,11 +73,11 @@ def check_labels(model: Any, data: Data, loss: str = "auto") -> str:
     """
     if len(model.outputs) != 1:
         raise ValueError(
-            f"train: the model has {len(model.outputs)} outputs; the command trains models with "
+            f"{verb}: the model has {len(model.outputs)} outputs; the command trains models with "
             "one. Train this one in Python: qr.quantize_model, compile, fit."
         )
     if data.labels is None:
-        raise ValueError("train: the data has no labels; name them with --labels or [data] labels.")
+        raise ValueError(f"{verb}: there are no labels; name them with --labels or [data] labels.")
     labels, classes = data.labels, model.outputs[0].shape[-1]
     if loss == "auto":
         whole = labels.dtype.kind in "iub" and labels.ndim == model.outputs[0].shape.rank - 1
@@ -55,26 +85,32 @@ def check_labels(model: Any, data: Data, loss: str = "auto") -> str:
         if labels.dtype.kind in "iub" and classes == 1:
             loss = "binary_crossentropy"
     if loss == "crossentropy":
-        _check_classes(labels, classes)
+        _check_classes(labels, model.outputs[0].shape, verb)
     elif tuple(labels.shape[1:]) != tuple(model.outputs[0].shape[1:]) and not (
         classes == 1 and labels.ndim == 1
     ):
         raise ValueError(
-            f"train: labels of shape {labels.shape} do not fit the output of shape "
+            f"{verb}: labels of shape {labels.shape} do not fit the output of shape "
             f"{tuple(model.outputs[0].shape)} (loss {loss})."
         )
     return loss
 
 
-def _check_classes(labels: np.ndarray, classes: int) -> None:
+def _check_classes(labels: np.ndarray, shape: Any, verb: str) -> None:
+    classes = shape[-1]
+    if labels.ndim != shape.rank - 1:
+        raise ValueError(
+            f"{verb}: labels of shape {labels.shape} do not fit the output of shape "
+            f"{tuple(shape)}: cross-entropy needs the number of the class for each."
+        )
     if labels.dtype.kind not in "iub":
         raise ValueError(
-            f"train: cross-entropy needs whole numbers as labels, these are {labels.dtype}; use "
+            f"{verb}: cross-entropy needs whole numbers as labels, these are {labels.dtype}; use "
             "loss mean_squared_error for other targets."
         )
     if labels.min() < 0 or labels.max() >= classes:
         raise ValueError(
-            f"train: the labels go from {labels.min()} to {labels.max()}, but the output has "
+            f"{verb}: the labels go from {labels.min()} to {labels.max()}, but the output has "
             f"{classes} classes: they have to be 0 to {classes - 1}."
         )
 
@@ -137,6 +173,7 @@ def train_epochs(
     model = make_model()
     if not epochs:
         return model, []
+    data = with_classes(model, data, loss)
     loss = check_labels(model, data, loss)
     steps = epochs * math.ceil(data.samples / batch_size)
     saved = _load(state, fingerprint)
@@ -247,11 +284,12 @@ def _load(path: str | os.PathLike[str] | None, fingerprint: str) -> dict[str, An
         with np.load(path, allow_pickle=False) as file:
             about = json.loads(str(file["about"]))
             keys = sorted(file.files)
-            saved = {
+            if about["fingerprint"] != fingerprint:
+                return None
+            return {
                 "weights": [file[k] for k in keys if k.startswith("w")],
                 "optimizer": [file[k] for k in keys if k.startswith("o")],
-                "history": about["history"],
+                "history": list(about["history"]),
             }
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile):
+    except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile):
         return None
-    return saved if about["fingerprint"] == fingerprint else None

@@ -24,10 +24,11 @@ from ._compat import (
     tf,
 )
 from .exact import Given, note_pending
-from .grids import bias_slip, on_noted_grid
+from .grids import bias_slip, held_in_float, on_noted_grid
 from .layer_quantizers import AVERAGES, KEEPS, OWN
-from .notes import SumNote, note_grid, note_sum, noted_grid, noted_sum
+from .notes import GridNote, SumNote, note_grid, note_sum, noted_grid, noted_sum
 from .observing import is_bypassed
+from .once import once
 from .quantizers import RoundingQuantizer
 
 
@@ -67,6 +68,12 @@ class RoundingWrapper(QuantizeWrapperV2):  # type: ignore[misc, valid-type]
     def non_trainable_weights(self) -> list[tf.Variable]:
         frozen = [] if self.trainable else self._trainable_weights
         return self._dedup_weights([*frozen, *super().non_trainable_weights])
+
+    def get_config(self) -> dict[str, Any]:
+        config: dict[str, Any] = super().get_config()
+        if getattr(self.layer, "synchronized", False):  # Keras leaves it out
+            config["layer"]["config"]["synchronized"] = True
+        return config
 
     def save_own_variables(self, store: Any) -> None:
         for number, variable in enumerate(self._own_variables()):
@@ -237,7 +244,7 @@ class GridWrapper(RoundingWrapper):
     def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:
         if training is None:
             training = keras.backend.learning_phase()
-        weights = [_quantized(q, w, training, state) for w, q, state in self._weight_vars]
+        weights = [self._once(w, q, training, state) for w, q, state in self._weight_vars]
         self.quantize_config.set_quantize_weights(self.layer, weights)
         if self._takes_training:
             kwargs["training"] = training
@@ -245,14 +252,23 @@ class GridWrapper(RoundingWrapper):
             inputs = self._on_one_grid(inputs, training)
         # the converter has to see the layers as they are
         whole = _is_inference(training) and not is_exporting() and not _is_half(self)
-        exact = exact_layers.compute(self, inputs) if whole else None
+        in_float = bool(self.quantize_config.why)
+        exact = exact_layers.compute(self, inputs) if whole and not in_float else None
         if exact is not None:
             settled = self._on_grid(exact, inputs, training)
             return exact_layers.with_sums(self.layer, settled, exact)
         with _as_in_the_file(self, inputs, training) as settled:
             call = self.layer.call if self._weight_vars else self.layer
             outputs = call(settled, **kwargs)
+        if in_float and self._output_quantizers:
+            outputs = held_in_float(outputs, whole)
         return _with_sums(self, self._on_grid(outputs, inputs, training), inputs, training)
+
+    @staticmethod
+    def _once(variable: Any, quantizer: Any, training: Any, state: Any) -> Any:
+        return once(
+            variable, state, training, lambda: _quantized(quantizer, variable, training, state)
+        )
 
     def _on_one_grid(self, inputs: Any, training: Any) -> Any:
         """What is joined, on the output's grid before it is joined, as in the file.
@@ -271,10 +287,17 @@ class GridWrapper(RoundingWrapper):
 
         return tf.nest.map_structure(settled, inputs)
 
+    def _table_grid(self) -> GridNote | None:
+        """The grid of the weights of an embedding, which it hands out."""
+        if len(self._weight_vars) != 1 or self._weight_vars[0][1].per_axis:
+            return None
+        return GridNote(*self._weight_vars[0][1:])
+
     def _on_grid(self, outputs: Any, inputs: Any, training: Any) -> Any:
         kind = self.quantize_config.grid
         if kind == KEEPS:
-            return tf.nest.map_structure(lambda y: note_grid(y, noted_grid(inputs)), outputs)
+            grid = self._table_grid() or noted_grid(inputs)
+            return tf.nest.map_structure(lambda y: note_grid(y, grid), outputs)
         if kind == AVERAGES:
             up = isinstance(self.layer, (_L.UpSampling2D, _L.Resizing))
             return on_noted_grid(outputs, noted_grid(inputs), training, up)

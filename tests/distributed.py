@@ -47,7 +47,7 @@ def strategy_of(name: str):
     return tf.distribute.get_strategy()
 
 
-def data(strategy, samples: int):
+def data(strategy, samples: int, turned: bool = False):
     """Batches of the same samples, however many replicas there are."""
     rows, labels = nets.vectors(samples), (np.arange(samples) % 3).astype(np.int64)
     rows += np.eye(8, dtype=np.float32)[labels]
@@ -57,6 +57,9 @@ def data(strategy, samples: int):
         batches = tf.data.Dataset.from_tensor_slices((rows, labels)).repeat().batch(share)
         return batches.shard(context.num_input_pipelines, context.input_pipeline_id)
 
+    if turned:  # the same samples in each batch, from last to first
+        order = np.arange(samples).reshape(-1, BATCH)[:, ::-1].ravel()
+        rows, labels = rows[order], labels[order]
     if strategy is tf.distribute.get_strategy():
         return rows, tf.data.Dataset.from_tensor_slices((rows, labels)).repeat().batch(BATCH)
     return rows, strategy.distribute_datasets_from_function(of_worker)
@@ -70,8 +73,24 @@ def clumped(model):
     return model
 
 
+def normed_net():
+    """Two dense layers, with a batch norm over the batches of all replicas between them."""
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            layers.Input((8,), name="row"),
+            layers.Dense(6, use_bias=False, name="dense_a"),
+            layers.BatchNormalization(momentum=0.9, synchronized=True, name="norm"),
+            layers.ReLU(name="relu"),
+            layers.Dense(3, name="last"),
+        ]
+    )
+
+
 def made(asked: dict, rows: np.ndarray):
     """The model that is asked for, compiled."""
+    net = normed_net if asked.get("norm") else nets.dense_net
     if asked.get("load"):
         model = qr.load_model(asked["load"])
     elif asked.get("preserve"):
@@ -83,7 +102,7 @@ def made(asked: dict, rows: np.ndarray):
         spec = qr.TensorSpec(rounder=asked["rounder"], range=asked["range"])
         learns = asked["range"] == "learned"
         weights = qr.TensorSpec(rounder=asked["rounder"], range="learned" if learns else None)
-        model = qr.quantize_model(nets.dense_net(), weights=weights, activations=spec)
+        model = qr.quantize_model(net(), weights=weights, activations=spec)
         if asked.get("calibrated", True):
             qr.calibrate(model, rows[:BATCH])
     if not asked.get("load"):
@@ -96,7 +115,7 @@ def train(asked: dict) -> dict:
     """Losses, variables and answers after some steps."""
     strategy = strategy_of(asked["strategy"])
     with strategy.scope():
-        rows, batches = data(strategy, asked.get("samples", 128))
+        rows, batches = data(strategy, asked.get("samples", 128), asked.get("turned", False))
         model = made(asked, rows)
     losses = StepLosses()
     quiet = {"verbose": 0, "callbacks": [losses]}
@@ -105,7 +124,8 @@ def train(asked: dict) -> dict:
         model.fit(part, **quiet)
     else:
         model.fit(batches, steps_per_epoch=asked["steps"], **quiet)
-    answers = {"outputs": model(rows[:BATCH], training=False).numpy()} if _is_chief() else {}
+    # on all workers: to read a batch norm's statistics is an operation of all
+    answers = {"outputs": model(rows[:BATCH], training=False).numpy()}
     copies = [v.values for v in model.variables if hasattr(v, "values")]
     agree = all(np.array_equal(c[0], other) for c in copies for other in c[1:])
     found = {f"v/{v.name}": v.numpy() for v in model.variables}

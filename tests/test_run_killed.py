@@ -57,8 +57,14 @@ def place(tmp_path_factory):
         assert main(["init", "demo.keras", "--data", "digits.npz"]) == 0
         recipe = pathlib.Path("recipe.toml")
         recipe.write_text(recipe.read_text().replace("epochs = 3", "epochs = 2"))
-        assert main(["run", "recipe.toml"]) == 0
+    assert run_alone(folder) == 0
     return folder
+
+
+def run_alone(folder: pathlib.Path) -> int:
+    """In a process of its own, as a user's: what other tests did to TensorFlow is not in it."""
+    command = [sys.executable, "-m", "qat_round", "run", "recipe.toml"]
+    return subprocess.run(command, env=ENVIRONMENT, cwd=folder).returncode
 
 
 @pytest.fixture
@@ -68,6 +74,11 @@ def again(place, tmp_path, monkeypatch):
         (tmp_path / name).write_bytes((place / name).read_bytes())
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def hears_ctrl_c() -> None:
+    """A shell starts what runs in the background deaf to Ctrl-C, and children inherit it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def made(folder: pathlib.Path) -> dict[str, bytes]:
@@ -84,11 +95,6 @@ def test_one_go_gives_all_files(place):
     assert manifest["files"]["tflite"]["sha256"] in made(place)["demo_int8.h"].decode()
 
 
-@pytest.mark.xfail(
-    reason="seen once: after training in a process of its own one weight of the file was a level "
-    "away from that of the run in this process; not understood yet (test_cli.py's net passes)",
-    strict=False,
-)
 def test_killed_at_five_moments_it_ends_with_the_same_model(place, again):
     whole = made(place)
     for moment in MOMENTS:
@@ -101,10 +107,7 @@ def test_killed_at_five_moments_it_ends_with_the_same_model(place, again):
         for name, content in made(again).items():  # what has its name is whole
             if name.endswith((".tflite", ".c", ".h")):
                 assert content == whole[name], (moment, name)
-    done = subprocess.run(
-        [sys.executable, "-m", "qat_round", "run", "recipe.toml"], env=ENVIRONMENT
-    )
-    assert done.returncode == 0
+    assert run_alone(again) == 0
     found = made(again)
     assert list(found) == list(whole)
     for name in ("demo_int8.tflite", "demo_int8.c", "demo_int8.h"):
@@ -114,10 +117,11 @@ def test_killed_at_five_moments_it_ends_with_the_same_model(place, again):
         assert manifests[0][key] == manifests[1][key], key
 
 
-@pytest.mark.xfail(reason="has failed the one time it was run; not looked into yet", strict=False)
 def test_ctrl_c_while_training_is_one_line_and_leaves_no_half_file(again):
     command = [sys.executable, "-m", "qat_round", "run", "recipe.toml"]
-    run = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen(
+        command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, preexec_fn=hears_ctrl_c
+    )
     state = again / "out" / ".demo_int8.training"
     while not state.exists() and run.poll() is None:
         time.sleep(0.05)

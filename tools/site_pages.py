@@ -23,7 +23,10 @@ PAGES = {  # file of the repository -> page of the site
     "benchmarks/results/peers.md": "peers.md",
     "benchmarks/results/devices.md": "devices_table.md",
     "benchmarks/results/random_graphs.md": "random_graphs.md",
+    "benchmarks/results/sparse.md": "sparse.md",
 }
+SPEED = ("kernels", "kernels_bfloat16", "steps", "steps_batch8", "modes", "profile", "startup")
+PAGES |= {f"benchmarks/results/{n}.md": f"bench_{n}.md" for n in (*SPEED, "scaling", "bandwidth")}
 _LINK = re.compile(r"(\]\()([^)#\s:]+)(#[^)\s]*)?(\))")
 
 

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from . import qat_round
 from .frame import CheckFailed, common_options, emit
-from .options import data_options, quantize_options, read_samples, settings_of
+from .options import (
+    data_options,
+    optional_data_options,
+    quantize_options,
+    read_samples,
+    refuse_together,
+    settings_of,
+)
 from .progress import working
 
 
@@ -71,27 +79,27 @@ def verify(
     from .. import api
     from ..tflite_file import read_bytes
 
-    content, loaded = read_bytes(tflite), _quantized(model)
+    content, loaded = read_bytes(tflite), _quantized(model, "verify")
     inputs = read_samples(loaded, given).inputs
-    with working("comparing"):
+    with working("comparing"), api.lifted(loaded):
         parity = api.verify_tflite(
             loaded, content, inputs, allow_float=allow_float, kernels=kernels
         )
+        found = api.compare_layers(loaded, content, inputs) if layers else None
     result, text = parity.to_dict(), parity.table()
-    if layers:
-        found = api.compare_layers(loaded, content, inputs)
+    if found is not None:
         result, text = result | {"layers": found.to_dict()}, f"{text}\n{found.table()}"
     emit(result, text)
     if not parity.ok:
         raise CheckFailed(f"{tflite} does not answer as {model} does.")
 
 
-def _quantized(path: str) -> Any:
+def _quantized(path: str, verb: str) -> Any:
     from .. import api
     from ..tensors import require_quantized
 
     model = api.load_model(path, compile=False)
-    require_quantized(model, "verify")
+    require_quantized(model, verb)
     return model
 
 
@@ -108,12 +116,53 @@ def inspect_file(tflite: str, tensors: bool) -> None:
 
 
 @qat_round.command()
-@click.argument("manifests", nargs=-1, required=True, type=click.Path())
+@click.argument("files", nargs=-1, required=True, type=click.Path(), metavar="FILES...")
 @click.option("-o", "--output", default="report.html", show_default=True, type=click.Path())
+@optional_data_options
+@click.option("--vela", metavar="NPU", help="Compile for an NPU, such as ethos-u55-128.")
+@click.option("--micro", is_flag=True, help="Run the file on TFLite-Micro.")
 @common_options
-def report(manifests: tuple[str, ...], output: str) -> None:
-    """Compare runs: one HTML page of several MANIFESTS (the .json files that `run` writes)."""
-    from ..report import write_comparison
+def report(files: tuple[str, ...], output: str, **given: Any) -> None:
+    """Write an HTML page: of a quantized MODEL and its TFLITE, or of several runs.
 
-    write_comparison(output, manifests)
-    emit({"report": output, "runs": list(manifests)}, f"wrote {output}")
+    With --data the two FILES are MODEL and TFLITE; without, they are the manifests (.json) that
+    `run` wrote, which are compared.
+    """
+    from ..report import require_report, write_comparison
+
+    if given["data"] is not None:
+        if len(files) != 2:
+            raise click.UsageError("with --data give two files: MODEL and TFLITE.")
+        require_report()
+        _page(output, *files, given)
+        return
+    refuse_together("manifests without --data", {f"--{key}": given[key] for key in given})
+    if any(name.endswith((".keras", ".h5", ".tflite")) for name in files):
+        raise click.UsageError("a page of a MODEL and its TFLITE needs --data.")
+    write_comparison(output, files)
+    emit({"report": output, "runs": list(files)}, f"wrote {output}")
+
+
+def _page(output: str, model: str, tflite: str, given: Mapping[str, Any]) -> None:
+    from .. import api
+    from ..data_files import file_hash
+    from ..figures import figures
+    from ..tflite_file import read_bytes
+
+    content, loaded = read_bytes(tflite), _quantized(model, "report")
+    data = read_samples(loaded, given)
+    sources = {"model": file_hash(model), "tflite": file_hash(tflite), "data": data.hash}
+    found = figures(loaded, content, data)
+    with working("measuring"), api.lifted(loaded):
+        parity = api.verify_tflite(loaded, content, data.inputs)
+        api.write_report(
+            output,
+            model=loaded,
+            tflite=content,
+            inputs=data.part(0, 256).inputs,
+            parity=parity,
+            facts={"figures": found, "sources": sources},
+            vela=given["vela"],
+            micro=given["micro"],
+        )
+    emit({"report": output, "ok": parity.ok, "figures": found}, f"wrote {output}")

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from . import qat_round
 from .frame import common_options, emit
-from .options import data_options, quantize_options, read_samples, settings_of
+from .options import data_options, quantize_options, read_samples, refuse_together, settings_of
 from .progress import working
 
 _METHODS = ["minmax", "percentile", "mse", "entropy"]
 _LOSSES = ["auto", "crossentropy", "binary_crossentropy", "mean_squared_error"]
+IO = ["float32", "int8", "uint8", "int16"]
+TEXTS = ["name", "description", "version", "author", "license"]
 _OUTPUT = click.option("-o", "--output", required=True, type=click.Path(), help="File to write.")
 
 
@@ -36,9 +39,11 @@ def quantize(model: str, output: str, **given: Any) -> None:
 @click.argument("model", type=click.Path())
 @_OUTPUT
 @data_options
-@click.option("--method", type=click.Choice(_METHODS), default="minmax", show_default=True)
+@click.option(
+    "--method", type=click.Choice(_METHODS), help="By default mse below 8 bits, else minmax."
+)
 @common_options
-def calibrate(model: str, output: str, method: str, **given: Any) -> None:
+def calibrate(model: str, output: str, method: str | None, **given: Any) -> None:
     """Find every range of the quantized MODEL from data."""
     from .. import api
 
@@ -92,43 +97,121 @@ def train(model: str, output: str, **given: Any) -> None:
 @qat_round.command()
 @click.argument("model", type=click.Path())
 @_OUTPUT
-@click.option("--io", type=click.Choice(["float32", "int8", "uint8", "int16"]), default="int8")
+@click.option("--io", type=click.Choice(IO), help="Of inputs and outputs; int8 by default.")
 @click.option("--batch-size", type=click.IntRange(1), help="Fix the batch size.")
+@click.option("--lift-activations", is_flag=True, help="Write those below 8 bits with 8.")
 @click.option("--c-array", is_flag=True, help="Write C source and header beside it.")
+@click.option("--c-name", help="Name of the array; by default that of the file.")
+@click.option("--alignment", type=click.IntRange(1), help="Of the array, bytes; 16 by default.")
+@click.option("--metadata", multiple=True, metavar="KEY=TEXT", help=f"{', '.join(TEXTS)}.")
 @click.option("--float16", is_flag=True, help="Weights in float16, no integers; float models too.")
 @common_options
-def export(
-    model: str, output: str, io: str, batch_size: int | None, c_array: bool, float16: bool
-) -> None:
-    """Export the quantized MODEL: .tflite, or by the ending .onnx (extra [onnx])."""
+def export(model: str, output: str, **given: Any) -> None:
+    """Export the quantized MODEL: .tflite, or by the ending .onnx (extra [onnx]).
+
+    Writes a manifest beside it: OUTPUT.json, with versions, hashes and what is quantized how.
+    """
+    _refuse_unused(output, given)
+    if not (given["float16"] or output.endswith(".onnx")):
+        given["io"] = given["io"] or "int8"
+    texts = _texts(given["metadata"])
+    from ..export import check_writable, write_files
+    from ..manifest import noted
+
+    check_writable(output)
+    with working("converting"), noted() as notes:
+        content, tensors = _converted(model, output, given)
+    if texts:
+        content = _with_metadata(content, {"name": pathlib.Path(output).stem, **texts})
+    contents = {output: content} | (_c_files(content, output, given) if given["c_array"] else {})
+    result = {"output": output, "bytes": len(content), "manifest": f"{output}.json", "notes": notes}
+    if given["c_array"]:
+        result["c"] = [path for path in contents if path != output]
+    manifest = _manifest(model, contents, given, {"tensors": tensors, "notes": notes})
+    write_files(contents | {f"{output}.json": manifest})
+    emit(result, "\n".join([f"wrote {output}: {len(content):,} bytes", *notes]))
+
+
+def _manifest(
+    model: str, contents: dict[str, bytes], given: dict[str, Any], facts: dict[str, Any]
+) -> bytes:
+    from ..data_files import file_hash
+    from ..manifest import manifest_of
+
+    files = {
+        pathlib.Path(path).suffix[1:] or "file": (pathlib.Path(path).name, content)
+        for path, content in contents.items()
+    }
+    settings = {key: value for key, value in given.items() if value}
+    return manifest_of(files, sources={"model": file_hash(model)}, settings=settings, **facts)
+
+
+def _refuse_unused(output: str, given: dict[str, Any]) -> None:
+    """Refuses options that would do nothing."""
+    of_tflite = {option: given[key] for key, option in _OF_TFLITE.items()}
+    if output.endswith(".onnx"):
+        refuse_together("an output that ends in .onnx", of_tflite)
+    if given["float16"]:
+        refuse_together("--float16", {o: of_tflite[o] for o in ("--io", "--lift-activations")})
+    if not given["c_array"]:
+        named = {"--c-name": given["c_name"], "--alignment": given["alignment"]}
+        refuse_together("an export without --c-array", named)
+
+
+_OF_TFLITE = {
+    "io": "--io",
+    "batch_size": "--batch-size",
+    "c_array": "--c-array",
+    "metadata": "--metadata",
+    "float16": "--float16",
+    "lift_activations": "--lift-activations",
+}
+
+
+def _texts(given: Sequence[str]) -> dict[str, str]:
+    pairs = [text.partition("=")[::2] for text in given]
+    wrong = [key for key, _ in pairs if key not in TEXTS]
+    if wrong:
+        raise click.UsageError(f"--metadata has no {wrong[0]!r}; it has {', '.join(TEXTS)}.")
+    return dict(pairs)
+
+
+def _converted(model: str, output: str, given: dict[str, Any]) -> tuple[bytes, list[Any]]:
+    """The file's bytes, and what is quantized how."""
+    from .. import api
+    from ..report.measure import bits_by_layer
+
+    if given["float16"]:
+        return api.export_float16(model, batch_size=given["batch_size"]), []
+    loaded = api.load_model(model, compile=False)
+    if output.endswith(".onnx"):
+        return api.export_onnx(loaded), bits_by_layer(loaded)
+    content = api.export_tflite(
+        loaded,
+        io=given["io"],
+        lift_activations=given["lift_activations"],
+        batch_size=given["batch_size"],
+    )
+    return content, bits_by_layer(loaded)
+
+
+def _with_metadata(content: bytes, texts: dict[str, Any]) -> bytes:
     from .. import api
 
-    if output.endswith(".onnx"):
-        _refuse_for_onnx({"--float16": float16, "--c-array": c_array, "--batch-size": batch_size})
-    with working("converting"):
-        if float16:
-            content = api.export_float16(model, output, batch_size)
-        elif output.endswith(".onnx"):
-            content = api.export_onnx(api.load_model(model, compile=False), output)
-        else:
-            loaded = api.load_model(model, compile=False)
-            content = api.export_tflite(loaded, output, io=io, batch_size=batch_size)
-    result: dict[str, Any] = {"output": output, "bytes": len(content)}
-    if c_array:
-        stem = str(pathlib.Path(output).with_suffix(""))
-        api.export_c(content, stem)
-        result["c"] = [f"{stem}.c", f"{stem}.h"]
-    emit(result, f"wrote {output}: {len(content):,} bytes")
+    return api.add_metadata(content, **texts)
 
 
-def _refuse_for_onnx(given: dict[str, Any]) -> None:
-    wrong = [option for option, value in given.items() if value]
-    if wrong:
-        raise click.UsageError(f"{', '.join(wrong)} is for .tflite files, the output is .onnx.")
+def _c_files(content: bytes, output: str, given: dict[str, Any]) -> dict[str, bytes]:
+    from ..firmware import c_texts
+
+    stem = pathlib.Path(output).with_suffix("")
+    alignment = {} if given["alignment"] is None else {"alignment": given["alignment"]}
+    texts = c_texts(content, stem.name, given["c_name"], **alignment)
+    return {f"{stem}.{end}": text.encode() for end, text in zip("ch", texts, strict=True)}
 
 
 def _save(model: Any, output: str) -> None:
-    from ..recipe_run import save_model
+    from ..keras_file import save_model
 
     if not output.endswith(".keras"):
         raise click.UsageError(f"the output {output!r} has to end in .keras.")

@@ -33,6 +33,7 @@ def quantize_options(command: Command) -> Command:
 def settings_of(given: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of `qr.quantize_model` that were asked for."""
     if given["recipe"]:
+        refuse_together("--recipe", {o: given[name] for name, o in _BESIDE_RECIPE.items()})
         from .. import api  # noqa: F401
         from ..recipe_file import quantize_settings, read_recipe
 
@@ -46,18 +47,54 @@ def settings_of(given: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
+_BESIDE_RECIPE = {
+    "rounder": "--rounder",
+    "weight_bits": "--weight-bits",
+    "activation_bits": "--activation-bits",
+    "float_layers": "--float-layer",
+    "unsupported": "--unsupported",
+}
+
+
+def refuse_together(option: str, others: Mapping[str, Any]) -> None:
+    """Raises a UsageError for options that would be of no effect beside another.
+
+    Args:
+        option: the one that says it all.
+        others: the value of each other by its name; empty and None are not given.
+    """
+    given = [name for name, value in others.items() if value]
+    if given:
+        raise click.UsageError(
+            f"{', '.join(given)} would do nothing beside {option}; leave one out."
+        )
+
+
 def data_options(command: Command) -> Command:
     """Where samples come from."""
+    return _data_options(command, required=True)
+
+
+def optional_data_options(command: Command) -> Command:
+    """The same, for a command that does something else without."""
+    return _data_options(command, required=False)
+
+
+def _data_options(command: Command, required: bool) -> Command:
     for option in reversed(
         (
             click.option(
                 "--data",
-                required=True,
+                required=required,
                 help=".npz, .npy, folder of images, or module:function.",
             ),
             click.option("--inputs", help="Name of the inputs in an .npz."),
             click.option("--labels", help="Name of the labels in an .npz, or an .npy."),
             click.option("--samples", type=click.IntRange(1), help="Use the first so many only."),
+            click.option(
+                "--scale", type=float, help="Of an image folder: pixel * scale + offset; 1/255."
+            ),
+            click.option("--offset", type=float, help="See --scale; 0 unless it is given."),
         )
     ):
         command = option(command)
@@ -69,5 +106,7 @@ def read_samples(model: Any, given: Mapping[str, Any]) -> Any:
     from ..data_files import read_data
 
     shape = model.inputs[0].shape[1:] if len(model.inputs) == 1 else None
-    data = read_data(given["data"], given["inputs"], given["labels"], shape, model.input_names)
+    pixels = {key: given[key] for key in ("scale", "offset") if given[key] is not None}
+    names = (given["inputs"], given["labels"], shape, model.input_names)
+    data = read_data(given["data"], *names, **pixels)
     return data.part(0, given["samples"]) if given["samples"] else data

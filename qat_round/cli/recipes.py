@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
@@ -45,9 +47,22 @@ def run(recipe: str) -> None:
     figures, parity = manifest["figures"], manifest["parity"]
     lines = [f"{name}: {value}" for name, value in figures.items()]
     lines += [f"furthest from Keras: {parity['max_steps']:.3g} steps"]
+    lines += [_device(name, found) for name, found in manifest["devices"].items()]
+    lines += manifest["notes"]
     lines += [
         f"wrote {file['name']}: {file['bytes']:,} bytes" for file in manifest["files"].values()
     ]
     emit(manifest, "\n".join(lines))
     if not manifest["ok"]:
-        raise CheckFailed("the file did not pass the checks; see the manifest.")
+        raise CheckFailed(f"the file did not pass the checks. {' '.join(manifest['failed'])}")
+
+
+def _device(name: str, found: Mapping[str, Any]) -> str:
+    """The figures of a device in a line."""
+    shown = ("arena_bytes", "furthest", "npu_share", "cycles", "sram_bytes", "flash_bytes")
+    told = [f"{key.replace('_', ' ')} {_number(found[key])}" for key in shown if key in found]
+    return f"{name}: {', '.join(told) or found['refused']}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

@@ -86,11 +86,7 @@ def vela(tflite: bytes | str | os.PathLike[str], accelerator: str = "ethos-u55-1
         ValueError: for another accelerator, or a file that Vela refuses.
     """
     require("ethosu", "vela")
-    if accelerator not in ACCELERATORS:
-        raise ValueError(
-            f"vela: accelerator={accelerator!r} is unknown; allowed are {list(ACCELERATORS)}."
-            f"{nearest(accelerator, list(ACCELERATORS))}"
-        )
+    check_accelerator(accelerator)
     content = read_bytes(tflite)
     TFLiteFile(content)
     with tempfile.TemporaryDirectory() as name:
@@ -98,6 +94,15 @@ def vela(tflite: bytes | str | os.PathLike[str], accelerator: str = "ethos-u55-1
         (folder / "model.tflite").write_bytes(content)
         said = _compile(folder, accelerator)
         return _report(folder, accelerator, said)
+
+
+def check_accelerator(accelerator: str) -> None:
+    """Raises a ValueError for a name that Vela does not know."""
+    if accelerator not in ACCELERATORS:
+        raise ValueError(
+            f"vela: accelerator={accelerator!r} is unknown; allowed are {list(ACCELERATORS)}."
+            f"{nearest(accelerator, list(ACCELERATORS))}"
+        )
 
 
 def _compile(folder: pathlib.Path, accelerator: str) -> str:

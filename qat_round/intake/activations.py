@@ -58,6 +58,7 @@ _TENSORFLOW = {
     tf.nn.softsign: "softsign",
     tf.nn.leaky_relu: "leaky_relu",
     tf.nn.log_softmax: "log_softmax",
+    tf.math.log_sigmoid: "log_sigmoid",
     tf.exp: "exponential",
     tf.identity: "linear",
 }

@@ -86,8 +86,9 @@ class _Translator:
             return self._functional(config, path)
         raise ValueError(
             f"Model '{config.get('name', '?')}' is of class '{entry['class_name']}', a subclass "
-            "whose `call` is not in its config. Hand over a Functional or Sequential model: "
-            "make `x = keras.Input(shape=...)` and `keras.Model(x, model.call(x))`."
+            "whose `call` is not in its config. Hand over the model itself instead of its file, "
+            "called once on data; if it is part of another model, a Functional one: make "
+            "`x = keras.Input(shape=...)` and `keras.Model(x, model.call(x))`."
         )
 
     def _sequential(self, config: Mapping[str, Any], path: str) -> Any:

@@ -14,7 +14,7 @@ class Elementwise(keras.layers.Layer):
     """A function of each number.
 
     Args:
-        kind: "abs", "exp", "rsqrt" or "sqrt".
+        kind: "abs", "exp", "log", "rsqrt" or "sqrt".
         **kwargs: as for any Keras layer.
 
     Raises:
@@ -28,6 +28,7 @@ class Elementwise(keras.layers.Layer):
     _KINDS = {
         "abs": tf.abs,
         "exp": tf.exp,
+        "log": tf.math.log,
         "rsqrt": tf.math.rsqrt,
         "sqrt": tf.sqrt,
     }

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qat_round._compat import is_keras3, keras, tf
+from qat_round._compat import is_keras3, keras, loading, tf
 from qat_round.declared_sizes import check_sizes
 from qat_round.intake.keras3 import Translation, translate
+from qat_round.intake.keras3_trace import functional
 from qat_round.intake.keras3_weights import LegacyWeights, WeightFile, load_weights
+from qat_round.saved_code import refuse_code
 
 _KINDS = "a `.keras` file, an `.h5` file, or a SavedModel folder written by tf_keras"
 
@@ -67,10 +69,10 @@ def translate_object(model: Any, safe_mode: bool) -> Translation:
     """A Keras 3 object through its config and its weights file, whatever its backend."""
     if not getattr(model, "built", True) or not hasattr(model, "get_config"):
         raise ValueError(_unbuilt(model))
-    translation = translate(_config(model), safe_mode=safe_mode)
-    with tempfile.TemporaryDirectory() as folder:
+    with functional(model) as graph, tempfile.TemporaryDirectory() as folder:
+        translation = translate(_config(graph), safe_mode=safe_mode)
         path = Path(folder) / "model.weights.h5"
-        model.save_weights(path)
+        graph.save_weights(path)
         _load_weights(translation, path)
     return translation
 
@@ -129,7 +131,7 @@ def _open_path(path: Path, safe_mode: bool) -> Source:
 
 def _open_existing(path: Path, safe_mode: bool) -> Source:
     if path.is_dir():
-        return _open_folder(path)
+        return _open_folder(path, safe_mode)
     check_sizes(path)
     if zipfile.is_zipfile(path):
         return _open_archive(path, safe_mode)
@@ -144,7 +146,7 @@ def _is_hdf5(path: Path) -> bool:
     return h5py.is_hdf5(path)
 
 
-def _open_folder(path: Path) -> Source:
+def _open_folder(path: Path, safe_mode: bool) -> Source:
     if not (path / "saved_model.pb").exists():
         raise ValueError(f"Folder '{path}' holds no SavedModel. Give the path of {_KINDS}.")
     if not (path / "keras_metadata.pb").exists():
@@ -152,7 +154,8 @@ def _open_folder(path: Path) -> Source:
             f"SavedModel '{path}' holds no Keras layers, only a graph (written by `export`, or not "
             "by Keras). Its layers cannot be found again: save the model as `.keras` instead."
         )
-    return _same(keras.models.load_model(path, compile=False))
+    with loading(safe_mode):
+        return _same(keras.models.load_model(path, compile=False))
 
 
 def _same(model: Any) -> Source:
@@ -175,7 +178,10 @@ def _open_archive(path: Path, safe_mode: bool) -> Source:
 
 def _tf_keras_file(path: Path, safe_mode: bool) -> Any:
     try:
-        return keras.models.load_model(path, compile=False, safe_mode=safe_mode)
+        with loading(safe_mode):
+            if safe_mode:
+                refuse_code(path)
+            return keras.models.load_model(path, compile=False, safe_mode=safe_mode)
     except Exception as error:
         raise ValueError(
             f"tf_keras cannot load '{path}': {error} If it holds classes of yours, register them "

@@ -176,6 +176,8 @@ def read_layer(layer: Any, name: str) -> Part:
             f"Layer '{layer.name}' ({type(layer).__name__}) has no get_config(), so that no copy "
             "of it can be made. Add get_config() returning its constructor's arguments."
         ) from error
+    if getattr(layer, "synchronized", False):  # Keras leaves it out of the config
+        config["synchronized"] = True
     return Part(name, type(layer), {**config, **named_activations(layer), "name": name}, weights)
 
 

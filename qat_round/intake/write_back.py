@@ -18,6 +18,7 @@ from qat_round._compat import is_keras3, keras
 from qat_round.intake.batch_norm import unfold, unfold_affine
 from qat_round.intake.build import build
 from qat_round.intake.graph import Graph, Part, Ref
+from qat_round.intake.keras3_trace import functional
 from qat_round.intake.keras3_weights import WeightFile
 from qat_round.intake.layers import Affine
 from qat_round.intake.load import translate_object
@@ -79,16 +80,16 @@ def _write(model: Any, original: Any) -> None:
 def _write_keras3(model: Any, original: Any) -> None:
     import h5py
 
-    translation = translate_object(original, safe_mode=False)
-    _write(model, translation.model)
-    with tempfile.TemporaryDirectory() as folder:
+    with functional(original) as graph, tempfile.TemporaryDirectory() as folder:
+        translation = translate_object(graph, safe_mode=False)
+        _write(model, translation.model)
         path = Path(folder) / "model.weights.h5"
-        original.save_weights(path)
+        graph.save_weights(path)
         with h5py.File(path, "r+") as file:
             weights = WeightFile(file)
             for home in translation.homes:
                 weights.replace(home)
-        original.load_weights(path)
+        graph.load_weights(path)
 
 
 def _collect(model: Any, graph: Graph) -> dict[str, Any]:

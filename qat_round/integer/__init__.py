@@ -15,6 +15,7 @@ from qat_round import exact_layers
 from qat_round._compat import keras, tf
 from qat_round.grids import GridClip
 from qat_round.intake import read_graph, rewritten
+from qat_round.intake.batch_norm import fold_batch_norms
 from qat_round.intake.build import make_layer, set_weights
 from qat_round.intake.graph import Graph, Part, Ref, map_refs
 from qat_round.intake.layers import Affine, MatMul, Reduce
@@ -28,6 +29,7 @@ from . import (  # noqa: F401
     rules_activations,
     rules_attention,
     rules_einsum,
+    rules_merging,
     rules_norms,
     rules_recurrent,
     rules_wrapped,
@@ -45,11 +47,23 @@ exact_layers.PRODUCTS.add(MatMul)
 exact_layers.REDUCTIONS.add(Reduce)
 
 
-def plan(model: Any, spec: ModelSpec, safe_mode: bool = True, preserve: Sequence[str] = ()) -> Plan:
-    """What will be quantized in a model, and what stands in the way."""
+def plan(
+    model: Any,
+    spec: ModelSpec,
+    safe_mode: bool = True,
+    preserve: Sequence[str] = (),
+    folded: bool = False,
+) -> Plan:
+    """What will be quantized in a model, and what stands in the way.
+
+    Args:
+        model, spec, safe_mode, preserve: as in `qr.quantize_model`; preserve as it was read.
+        folded: whether batch norms go into the layers in front before all else.
+    """
     source = read_graph(model, safe_mode=safe_mode)
     spec.check_matches(_known_layers(source))
-    graph = lower(rewritten(source), lambda part: spec_of(spec, part))
+    equal = rewritten(source)
+    graph = lower(fold_batch_norms(equal) if folded else equal, lambda part: spec_of(spec, part))
     return Plan(graph, spec, source, preserve)
 
 
@@ -105,7 +119,7 @@ def _wrapped(planned: Plan) -> dict[str, Any]:
 
 def _as_made(part: Part, config: LayerQuantizers) -> Part:
     """A clip to its grid's own ends does nothing else: no operator is made for it."""
-    if config.output is None or not is_grid_clip(part):
+    if config.output is None or config.why or not is_grid_clip(part):
         return part if config.why else for_converter(part)
     wanted = ("name", "dtype", "low", "high")
     base = {key: part.config[key] for key in wanted if key in part.config}

@@ -6,7 +6,9 @@ values on the wrong one; where an average is joined, it averages values that wer
 A product with one, in front of what joins, ends that: it has a scale of its own on either side, and
 costs one pass over the tensor. A maximum or minimum would be put on the scale of one of its inputs,
 so there all that have one are held apart. A clip is the ends of a grid: it needs an operator in
-front of it that has that grid, and gets one where there is none.
+front of it that has that grid, and gets one where there is none. A reshaped tensor that is
+multiplied with itself, or added to itself, would be reshaped behind that operator, which the
+converter then refuses.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import collections
 
 from qat_round._compat import keras
 from qat_round.intake import layers as ours
+from qat_round.intake import layers_time as time
 from qat_round.intake.graph import Editor, Graph, Node, Part, Ref
 from qat_round.layer_quantizers import AVERAGES, KEEPS, OWN
 
@@ -43,8 +46,20 @@ class _Apart:
             elif self.needs_a_grid(name):
                 held = self.copied(self.before.parts[node.part], node.args[0], 0)
                 node = Node(node.part, (held,), node.kwargs, node.specs)
+            elif self.is_doubled(name):
+                x = node.args[0][0]
+                pair = [x, self.copied(self.before.parts[node.part], x, 0)]
+                node = Node(node.part, (pair,), node.kwargs, node.specs)
             self.editor.keep(name, node)
         return self.editor.finish()
+
+    def is_doubled(self, name: str) -> bool:
+        """Whether both operands are one tensor, or equal ones, that come out of a reshape."""
+        node = self.before.nodes[name]
+        if self.before.parts[node.part].cls not in _PAIRS or len(node.refs) != 2:
+            return False
+        first, second = (self.before.nodes[ref.node] for ref in node.refs)
+        return self.before.parts[first.part].cls in _RESHAPING and first == second
 
     def needs_a_grid(self, name: str) -> bool:
         """Whether a clip or a ReLU has nothing in front of it with a grid that could be its own."""
@@ -127,5 +142,15 @@ class _Apart:
 
 
 _BENDING = (keras.layers.ReLU, keras.layers.LeakyReLU, ours.Clip)
+_PAIRS = (keras.layers.Add, keras.layers.Multiply, keras.layers.Subtract)
+_RESHAPING = (
+    keras.layers.Reshape,
+    keras.layers.Flatten,
+    keras.layers.Conv1D,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.Conv1DTranspose,
+    time.MergeTime,
+    time.SplitTime,
+)
 _EXTREMES = (keras.layers.Maximum, keras.layers.Minimum)
 _LITTLE = 2.0**-20  # a product with 1 is optimized away, and equal ones are put together

@@ -105,7 +105,6 @@ _KINDS: dict[type, Kind] = (
             Elementwise,
             _L.GlobalAveragePooling1D,
             _L.GlobalAveragePooling2D,
-            _L.Dot,
         ),
         _PLAIN,
     )
@@ -174,8 +173,13 @@ def _reduce(config: Mapping[str, Any]) -> Kind:
     return _PLAIN if config["kind"] in ("mean", "sum") else _MOVED
 
 
-def _resize(config: Mapping[str, Any]) -> Kind:
-    return _MOVED if config["interpolation"] == "nearest" else Kind(grid=AVERAGES)
+def _resize(config: Mapping[str, Any]) -> Kind | None:
+    return {"nearest": _MOVED, "bilinear": Kind(grid=AVERAGES)}.get(config["interpolation"])
+
+
+def _dot(config: Mapping[str, Any]) -> Kind | None:
+    """Without the lengths, which are taken out before (see `rules_merging`)."""
+    return None if config.get("normalize") else _PLAIN
 
 
 def _clip(config: Mapping[str, Any]) -> Kind:
@@ -202,6 +206,7 @@ _SPECIAL: dict[type, Callable[[Mapping[str, Any]], Kind | None]] = {
     _L.Activation: _activation,
     _L.UpSampling2D: _resize,
     _L.Resizing: _resize,
+    _L.Dot: _dot,
     ours.Reduce: _reduce,
     ours.Clip: _clip,
     ours.Affine: _affine,
@@ -228,11 +233,27 @@ def is_relu(part: Part) -> bool:
 def has_host(
     graph: Graph, name: str, consumers: Mapping[Ref, list[str]], calls: Mapping[str, int]
 ) -> bool:
-    """Whether a batch norm's call follows a linear layer that feeds nothing else."""
+    """Whether a batch norm's call follows a linear layer that feeds nothing else.
+
+    A layer that is called several times may be followed by one batch norm each time.
+    """
     source = graph.nodes[name].args[0]
     if not isinstance(source, Ref) or len(consumers[source]) != 1:
         return False
     host = graph.part(source)
     kind = kind_of(host)
     linear = host.config.get("activation") in (None, "linear")
-    return kind is not None and kind.is_linear and linear and calls[host.name] == 1
+    if kind is None or not kind.is_linear or not linear:
+        return False
+    return calls[host.name] == 1 or _follows_everywhere(graph, name, host.name, consumers)
+
+
+def _follows_everywhere(
+    graph: Graph, name: str, host: str, consumers: Mapping[Ref, list[str]]
+) -> bool:
+    """Whether a batch norm is all that reads a layer that is called several times."""
+    norm = graph.nodes[name].part
+    if graph.parts[norm].cls is not keras.layers.BatchNormalization:
+        return False
+    readers = [consumers.get(Ref(call), []) for call, n in graph.nodes.items() if n.part == host]
+    return all(len(by) == 1 and by[0] and graph.nodes[by[0]].part == norm for by in readers)

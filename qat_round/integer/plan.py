@@ -14,6 +14,7 @@ from typing import Any
 from qat_round._compat import keras, tf
 from qat_round.affine import WIDE_BITS
 from qat_round.file_few_levels import MOST_BITS
+from qat_round.intake.activations import label
 from qat_round.intake.graph import Graph, Node, Origin, Part, Ref
 from qat_round.layer_quantizers import KEEPS, NONE, OWN, LayerQuantizers
 from qat_round.model_spec import ModelSpec
@@ -102,13 +103,13 @@ class Plan:
     def _layer(self, part: Part) -> LayerQuantizers:
         kind, spec = self._kinds[part.name], self.layer_spec(part)
         if spec == FLOAT:
-            return LayerQuantizers(why="asked for (qr.FLOAT)")
+            return self._in_float(part, "asked for (qr.FLOAT)")
         if not self._is_float(part):
             return LayerQuantizers()
         if kind is None:
             lacks_wide = self._lacks_wide(part, kind_of(part))
             self.refused[part.name] = _NOT_WIDE if lacks_wide else _why_not(part)
-            return LayerQuantizers(why=self.refused[part.name])
+            return self._in_float(part, self.refused[part.name])
         weights = self._weights(part, kind, spec)
         if kind.grid != OWN:
             return LayerQuantizers(weights, grid=kind.grid)
@@ -118,6 +119,25 @@ class Plan:
         if output.range.follows_data and self._reads_input(part):
             output.symmetric = True  # else evenly spaced inputs land on ties, one by one
         return LayerQuantizers(weights, output, OWN)
+
+    def _in_float(self, part: Part, why: str) -> LayerQuantizers:
+        """A layer that stays in float; what integer layers read of it is put on a grid first."""
+        calls = self._calls[part.name]
+        readers = [n for name, _ in calls for n in self._consumers.get(Ref(name), []) if n]
+        found = next((p for p in map(self._part_of, readers) if self._needs_grid(p)), None)
+        spec = None if found is None else self.layer_spec(found).activations
+        if spec is None or not self._is_float(part) or any(len(n.specs) > 1 for _, n in calls):
+            return LayerQuantizers(why=why)
+        return LayerQuantizers({}, _output(Kind(), spec, len(calls) > 1), OWN, why)
+
+    def _part_of(self, call: str) -> Part:
+        return self.graph.parts[self.graph.nodes[call].part]
+
+    def _needs_grid(self, part: Part) -> bool:
+        """Whether an integer layer is an operator of its own that has to be given integers."""
+        kind = self._kinds[part.name]
+        is_part_of_another = is_relu(part) or is_grid_clip(part) or part.cls in _NORMS
+        return kind is not None and not kind.joins and not is_part_of_another
 
     def _reads_input(self, part: Part) -> bool:
         """Whether it is an affine of the model's input, such as a Rescaling with an offset."""
@@ -239,11 +259,13 @@ def _why_not(part: Part) -> str:
     if not cls.__module__.startswith(("tf_keras.", "keras.", "qat_round.")):
         return "a custom layer; name its weights and outputs with qr.register_layer"
     if part.cls is _L.Activation:
-        return f"TFLite has no integer operator for the activation {part.config['activation']!r}"
+        word = label(part.config["activation"])
+        return f"TFLite has no integer operator for the activation {word!r}"
     return _ADVICE.get(cls, "TFLite has no integer operator that does what this layer does")
 
 
 _L = keras.layers
+_NORMS = (_L.BatchNormalization,)
 _UNROLLED = (
     "it is unrolled, which needs a fixed number of steps, no mask, no state between batches and no "
     "recurrent dropout: give the input a fixed length, keras.Input((steps, features))"
@@ -252,9 +274,15 @@ _ATTENTION = (
     "only attention over one axis, with masks of floats, can be put into integers: use sequences "
     "(batch, steps, features) and cast a given attention_mask to float32"
 )
+_RESIZED = (
+    'TFLite resizes by interpolation="nearest" and "bilinear" alone: use one of these, or resize '
+    "the images before they are given to the model"
+)
 _ADVICE = dict.fromkeys((_L.LSTM, _L.GRU, _L.SimpleRNN, _L.RNN, _L.Bidirectional), _UNROLLED) | {
     _L.MultiHeadAttention: _ATTENTION,
     _L.Attention: _ATTENTION,
+    _L.UpSampling2D: _RESIZED,
+    _L.Resizing: _RESIZED,
     _L.Conv3D: "TFLite's CONV_3D computes in float only",
     _L.Softmax: "softmax over other axes than the last; put a Permute in front",
 }

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 
 from qat_round._compat import keras
+from qat_round.intake import functions
 from qat_round.intake import layers as ours
 from qat_round.intake.graph import Editor, Node, Part, Ref, Spec
 from qat_round.intake.layers_math import Divide, Elementwise
@@ -73,6 +74,38 @@ def _softsign(editor: Editor, part: Part, node: Node) -> Ref:
     return editor.emit(Divide, [x, more], spec, part.name)
 
 
+def _softplus(editor: Editor, part: Part, node: Node) -> Ref:
+    """relu(x) - log(sigmoid(|x|)): a logarithm of 1/2 to 1, which 8 bits hold well."""
+    x, spec = node.args[0], node.specs[0]
+    above = editor.emit(_L.ReLU, x, spec, f"{part.name}_positive")
+    below = _log_of_share(editor, part, node)
+    return editor.emit(_L.Subtract, [above, below], spec, part.name)
+
+
+def _log_sigmoid(editor: Editor, part: Part, node: Node) -> Ref:
+    """min(x, 0) + log(sigmoid(|x|))."""
+    x, spec = node.args[0], node.specs[0]
+    negative = editor.emit(ours.Clip, x, spec, f"{part.name}_negative", high=0.0)
+    rest = _log_of_share(editor, part, node)
+    return editor.emit(_L.Add, [negative, rest], spec, part.name)
+
+
+def _log_of_share(editor: Editor, part: Part, node: Node) -> Ref:
+    """log(sigmoid(|x|)), which is -log(1 + exp(-|x|))."""
+    x, spec = node.args[0], node.specs[0]
+    size = editor.emit(Elementwise, x, spec, f"{part.name}_size", kind="abs")
+    share = editor.emit(_L.Activation, size, spec, f"{part.name}_share", activation="sigmoid")
+    return editor.emit(Elementwise, share, spec, f"{part.name}_log", kind="log")
+
+
+def _mish(editor: Editor, part: Part, node: Node) -> Ref:
+    """x tanh(softplus(x))."""
+    x, spec = node.args[0], node.specs[0]
+    soft = editor.emit(_L.Activation, x, spec, f"{part.name}_softplus", activation="softplus")
+    gate = editor.emit(_L.Activation, soft, spec, f"{part.name}_tanh", activation="tanh")
+    return editor.emit(_L.Multiply, [x, gate], spec, part.name)
+
+
 def _selu(editor: Editor, part: Part, node: Node) -> Ref:
     return _exponential_unit(editor, part, node, 1.6732632423543772, 1.0507009873554805)
 
@@ -132,17 +165,13 @@ def _bent_relu(editor: Editor, part: Part, node: Node) -> Ref | None:
     return editor.emit(_L.Add, [above, below], spec, part.name)
 
 
-@rule(_L.Average)
-def _average(editor: Editor, part: Part, node: Node) -> Ref:
-    spec, count = node.specs[0], len(node.args[0])
-    total = editor.emit(_L.Add, node.args[0], spec, f"{part.name}_sum")
-    return editor.emit(ours.Affine, total, spec, part.name, scale=1.0 / count)
-
-
 _BY_NAME = {
     "swish": _silu,
     "silu": _silu,
     "hard_sigmoid": _sharp_sigmoid,
     "softsign": _softsign,
     "selu": _selu,
+    "softplus": _softplus,
+    "mish": _mish,
+    functions.log_sigmoid: _log_sigmoid,
 }

@@ -17,7 +17,7 @@ from qat_round.intake.write_back import JOINERS, Found
 
 from .masks import READERS, mask_of
 from .rules import rule
-from .unroll import Unroll, can_unroll, given_inputs, is_forced
+from .unroll import Unroll, can_unroll, given_inputs, is_forced, warn_of_many
 
 _L = keras.layers
 States = list[Ref]
@@ -50,6 +50,7 @@ def _unrolled(editor: Editor, part: Part, node: Node, run: Run, count: int) -> l
     if mask is None and editor.spec(given[0]).masked:
         return None
     unroll = Unroll(editor, part, given[0], mask)
+    warn_of_many(unroll.steps)
     outputs, states = run(unroll, given[1:])
     first = unroll.stack(outputs) if part.config.get("return_sequences") else outputs[-1]
     return [first, *states] if part.config.get("return_state") else [first]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from qat_round.intake.graph import Editor, Node, Part, Ref, Spec, free_name
 from .rules import piece
 
 _L = keras.layers
+MANY_STEPS = 64
 _NOT_BY_ELEMENT = ("softmax", "log_softmax", "Softmax")
 
 
@@ -182,6 +184,18 @@ class Unroll:
         """The steps' tensors as a sequence."""
         size = (self.steps, self.units)
         return self.apply("sequence", time.Stack, list(steps), size)
+
+
+def warn_of_many(steps: int) -> None:
+    """Says what so many steps cost, and what to do instead."""
+    if steps > MANY_STEPS:
+        warnings.warn(
+            f"A recurrent layer of {steps} steps is written out step by step: the file, and the "
+            "time to quantize, to export and for each training step, grow with their number. "
+            "Shorten the sequence in front of it (pooling or strides), use Conv1D layers, or leave "
+            'the layer in float, overrides={"<its name>": qr.FLOAT}.',
+            stacklevel=2,
+        )
 
 
 def given_inputs(node: Node) -> list[Ref] | None:

@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..compare import compare_layers
-from ..edge import run_micro
-from ..edge import vela as compile_for_npu
+from ..edge.figures import MICRO, SAMPLES, device_figures
 from ..export import check_writable, write_file
 from ..manifest import versions
 from ..parity import Parity
@@ -20,6 +19,7 @@ from ..verify import verify_tflite
 from . import measure, plots
 from .page import render, section
 
+_MODULES = ("jinja2", "matplotlib")
 _SHOWN = 24  # tensors that get a histogram of their own
 
 
@@ -43,7 +43,7 @@ def write_report(
         inputs: some real-valued inputs, a few hundred.
         parity: what `qr.verify_tflite` found; None: it is found here, from `inputs`.
         facts: more to show: "figures" {name: number}, "history" as `run` keeps it, "layers" as
-            `qr.coverage` gives them, "versions".
+            `qr.coverage` gives them, "devices" where `vela` and `micro` were run already.
         vela: an NPU to compile for, such as "ethos-u55-128" (extra [edge]).
         micro: whether to run the file on TFLite-Micro (extra [edge]).
 
@@ -59,6 +59,7 @@ def write_report(
     content, given = read_bytes(tflite), dict(facts or {})
     parity = parity or verify_tflite(model, content, inputs)
     file = TFLiteFile(content)
+    devices = given.get("devices") or device_figures(content, inputs, vela or "", micro)
     sections = [
         _summary(parity, given),
         _parity(model, file, inputs, parity),
@@ -67,7 +68,7 @@ def write_report(
         _weights(model),
         *_history(given.get("history", [])),
         _sizes(model, file, given),
-        *_devices(content, inputs, vela, micro),
+        *_devices(devices),
         *_versions(given),
     ]
     ok = bool(given.get("ok", parity.ok))
@@ -83,9 +84,14 @@ def _version() -> str:
     return versions().get("qat_round", "")
 
 
+def can_report() -> bool:
+    """Whether the extra's packages are there."""
+    return all(importlib.util.find_spec(module) for module in _MODULES)
+
+
 def require_report() -> None:
     """Raises an ImportError that names the extra, if a package is not there."""
-    for module in ("jinja2", "matplotlib"):
+    for module in _MODULES:
         if importlib.util.find_spec(module) is None:
             raise ImportError(f"The report needs {module!r}: pip install 'qat_round[report]'.")
 
@@ -101,7 +107,8 @@ def _summary(parity: Parity, facts: Mapping[str, Any]) -> dict[str, Any]:
         names = [name.rsplit("_", 1)[1] for name in scores]
         unit = next(iter(scores)).rsplit("_", 1)[0].replace("_", " ")
         shown = [(plots.bars(names, list(scores.values()), unit, unit), f"{unit}, by who answers")]
-    return section("Summary", "", shown, [("Figures", ("figure", "value"), rows)])
+    text = " ".join(facts.get("failed", ()))
+    return section("Summary", text, shown, [("Figures", ("figure", "value"), rows)])
 
 
 def _parity(model: Any, file: TFLiteFile, inputs: Any, parity: Parity) -> dict[str, Any]:
@@ -199,20 +206,20 @@ def _sizes(model: Any, file: TFLiteFile, facts: Mapping[str, Any]) -> dict[str, 
     return section("Size and layers", "", shown if sizes else [], tables)
 
 
-def _devices(tflite: bytes, inputs: Any, npu: str | None, micro: bool) -> list[dict[str, Any]]:
+def _devices(devices: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Tables of what `device_figures` found."""
     tables: list[Any] = []
-    if micro:
-        few = {k: v[:16] for k, v in inputs.items()} if isinstance(inputs, dict) else inputs[:16]
-        rows = [[k.replace("_", " "), v] for k, v in run_micro(tflite, few).to_dict().items()]
-        tables.append(("TFLite-Micro, 16 samples", ("figure", "value"), rows))
-    if npu:
-        found = compile_for_npu(tflite, npu).to_dict()
-        layers, fallbacks = found.pop("layers"), found.pop("fallbacks")
+    for name, figures in devices.items():
+        found = dict(figures)
+        layers, fallbacks = found.pop("layers", None), found.pop("fallbacks", ())
+        title = f"TFLite-Micro, {SAMPLES} samples" if name == MICRO else f"{name}, by Vela"
         rows = [[k.replace("_", " "), v] for k, v in found.items()]
-        tables.append((f"{npu}, by Vela", ("figure", "value"), rows))
-        tables.append(("Operators left to the CPU", ("why",), [[w] for w in fallbacks or ["none"]]))
-        columns = ("name", "operator", "cycles", "macs")
-        tables.append(("On the NPU", columns, [[row[c] for c in columns] for row in layers]))
+        tables.append((title, ("figure", "value"), rows))
+        if layers is not None:
+            why = [[reason] for reason in fallbacks or ["none"]]
+            tables.append(("Operators left to the CPU", ("why",), why))
+            columns = ("name", "operator", "cycles", "macs")
+            tables.append(("On the NPU", columns, [[row[c] for c in columns] for row in layers]))
     return [section("Devices", "", (), tables)] if tables else []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import importlib.util
 import io
 import os
 import pathlib
@@ -15,6 +16,8 @@ import numpy as np
 from ..export import check_writable, write_file
 
 INK, FIRST, SECOND = "#010203", "#2f7ed8", "#d9822b"  # the ink becomes the page's text colour
+_COLUMNS = 4  # of curves
+_GRADIENTS = (-2.3, 4.3)  # what is shown of them
 _RC: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -143,26 +146,66 @@ def _titled(axis: Any, name: str) -> None:
 
 
 def draw_curves(rounders: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Draws each rounder's value while training against x in steps.
+    """Draws each rounder's value while training, and below it the gradient, against x in steps.
 
     Args:
         rounders: name -> Rounder.
         path: an .svg, .png or .pdf.
-    """
-    import matplotlib.figure
 
-    from .._compat import tf
+    Raises:
+        ImportError: without matplotlib.
+        OSError: if it cannot be written.
+    """
+    require_matplotlib()
+    from matplotlib.figure import Figure
 
     check_writable(path)
-    x = np.linspace(-1.0, 2.0, 1201)
-    figure = matplotlib.figure.Figure(figsize=(9.0, 2.2 * -(-len(rounders) // 4)))
-    axes = figure.subplots(-(-len(rounders) // 4), 4, squeeze=False)
-    for axis in axes.flat[len(rounders) :]:
+    blocks = -(-len(rounders) // _COLUMNS)
+    figure = Figure(figsize=(2.4 * _COLUMNS, 3.4 * blocks), layout="constrained")
+    axes = figure.subplots(
+        2 * blocks, _COLUMNS, height_ratios=[3, 2] * blocks, sharex=True, squeeze=False
+    )
+    for axis in axes.flat:
         axis.set_visible(False)
-    for axis, (name, rounder) in zip(axes.flat, rounders.items(), strict=False):
-        axis.plot(x, rounder(tf.constant(x), training=True).numpy(), color=FIRST)
-        axis.set_title(name)
-    figure.tight_layout()
+    for place, (name, rounder) in enumerate(rounders.items()):
+        row, column = 2 * (place // _COLUMNS), place % _COLUMNS
+        _draw_curve(axes[row, column], axes[row + 1, column], name, rounder)
     drawn = io.BytesIO()
     figure.savefig(drawn, format=pathlib.Path(path).suffix.lstrip(".") or "png")
     write_file(path, drawn.getvalue())
+
+
+def require_matplotlib() -> None:
+    """Raises an ImportError that names the extra, if matplotlib is not there."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ImportError("Drawing needs 'matplotlib': pip install 'qat_round[curves]'.")
+
+
+def value_and_gradient(rounder: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What a rounder gives for x while training, and dL/dx for dL/dy = 1."""
+    from .._compat import tf
+
+    given = tf.constant(x)
+    with tf.GradientTape() as tape:
+        tape.watch(given)
+        value = rounder(given, training=True)
+    return value.numpy(), tape.gradient(value, given).numpy()
+
+
+def _draw_curve(above: Any, below: Any, name: str, rounder: Any) -> None:
+    """One method's two panels; what of the gradient is higher is told in words."""
+    x = np.linspace(-1.0, 2.0, 60_001)  # fine enough for the default ramp, 0.0001 wide
+    value, gradient = value_and_gradient(rounder, x)
+    if rounder.needs_key:  # single draws: points, and so few that they can be seen
+        above.plot(x[::250], value[::250], ".", color=FIRST, markersize=2)
+    else:
+        above.plot(x, value, color=FIRST)
+    above.set_title(name)
+    above.set_ylabel("value", fontsize=8)
+    below.plot(x, gradient, color=SECOND)
+    below.set_ylim(*_GRADIENTS)
+    below.set_ylabel("gradient", fontsize=8)
+    if gradient.max() > _GRADIENTS[1]:
+        below.set_title(f"up to {gradient.max():,.0f}", fontsize=8)
+    for axis in (above, below):
+        axis.set_visible(True)
