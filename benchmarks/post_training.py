@@ -14,7 +14,8 @@ def converted(model: Any, inputs: Sequence[np.ndarray]) -> bytes:
 
     The converter refuses recurrent layers with an open batch. LSTMs are then saved for one sample
     at a time, as in TensorFlow's guide, and become its own operator; the loops of GRU and SimpleRNN
-    end the converter's process that way (segmentation fault, 2.21), so that they are unrolled.
+    end the converter's process that way (segmentation fault, 2.21), as masked LSTMs do, so that
+    they are unrolled.
 
     Args:
         model: a `tf_keras` model.
@@ -23,7 +24,7 @@ def converted(model: Any, inputs: Sequence[np.ndarray]) -> bytes:
     import tensorflow as tf
 
     kinds = _recurrent_kinds(model)
-    if kinds != {"LSTM"}:
+    if kinds != {"LSTM"} or any(layer.name.startswith("masking") for layer in model.layers):
         model = _unrolled(model) if kinds else model
         return _int8(tf.lite.TFLiteConverter.from_keras_model(model), inputs)
     with tempfile.TemporaryDirectory() as folder:
