@@ -15,7 +15,8 @@ from qat_round.tensors import quantized_tensors
 
 
 def ready_model():
-    return qr.calibrate(qr.quantize_model(nets.dense_net(), "ste", weight_bits=4), nets.vectors())
+    q = qr.quantize_model(nets.dense_net(), "ste", weight_bits=4)
+    return qr.calibrate(q, nets.vectors(), "minmax")  # where the first step finds the weights too
 
 
 def fitted(callbacks, epochs: int = 2, rate: float = 0.02):
