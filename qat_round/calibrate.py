@@ -48,7 +48,8 @@ def calibrate(
 
     Ranges of weights are found from the weights themselves, for each channel where they have one:
     by squared error under "mse", else from their ends. Below 8 bits only "mse" leaves the model a
-    start from which it can be trained, so it is the default where any tensor has so few.
+    start from which it can be trained, so it is the default where any tensor has so few. (Training
+    finds a weight's `last_value` range anew from its ends; a `learned` one goes on from here.)
 
     Args:
         model: a quantized model; only its ranges change, and only after all data was read.
