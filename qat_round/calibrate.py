@@ -169,7 +169,8 @@ def _searched(
 
 def weight_ends(quantizer: RoundingQuantizer, variable: Any) -> np.ndarray:
     """[lo, hi] of the least squared error for weights, for each channel that the grid has."""
-    values = quantizer.joined(tf.convert_to_tensor(variable)).numpy().astype(np.float64)
+    joined = quantizer.joined(tf.convert_to_tensor(variable)).numpy()
+    values = np.atleast_1d(joined.astype(np.float64))
     axis = quantizer.grid_axis
     channels = 1 if axis is None else values.shape[axis]
     values = np.moveaxis(values, -1 if axis is None else axis, -1).reshape(-1, channels)

@@ -1,9 +1,10 @@
-"""Weights of few levels with a step for each channel, written into a converted file.
+"""Weights with a step for each channel, written into a converted file.
 
 TFLite's converter reads a grid for each channel only from 2-D convolutions; of other layers it sees
-numbers, and makes INT8 of them with steps of its own, which leave the grid of 2 to 7 bits. LiteRT's
-kernels take the model's own integers and steps all the same, up to 4 bits as INT4 (but for
-transposed convolutions). So the integers, the steps and the bias are put in afterwards.
+numbers, and makes INT8 of them with steps of its own, which leave the grid of 2 to 7 bits, and that
+of 8 where the range is not that of the values. LiteRT's kernels take the model's own integers and
+steps all the same, up to 4 bits as INT4 (but for transposed convolutions). So the integers, the
+steps and the bias are put in afterwards.
 """
 
 from __future__ import annotations
@@ -57,8 +58,11 @@ def put_in(file: Any, name: str, x: Any, w: Any, b: Any, layers: list[Levels]) -
     if len(found) != 1:
         return False
     layer = found[0]
-    buffer, whole = file.buffers[w.buffer], layer.whole.astype(np.int8)
-    if layer.bits <= _MOST_INT4_BITS and name in _INT4_OPERATORS:
+    is_int4 = layer.bits <= _MOST_INT4_BITS and name in _INT4_OPERATORS
+    most = 7 if is_int4 else 127  # a batch norm that mirrors -8 asks for a level too many
+    buffer = file.buffers[w.buffer]
+    whole = np.clip(layer.whole, -most - 1, most).astype(np.int8)
+    if is_int4:
         w.type, buffer.data = types.INT4, packed(whole)
     else:
         buffer.data = whole.ravel().view(np.uint8)

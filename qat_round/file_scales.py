@@ -72,11 +72,11 @@ def _linear_layers(model: Any) -> Iterator[Weights]:
 
 
 def _few_levels(model: Any) -> Iterator[Levels]:
-    """What the converter sees as constants of fewer bits than it has, with steps by channel."""
+    """What the converter sees as constants, whose steps by channel it finds from their ends."""
     for wrapper in model.layers:
         for variable, quantizer, state in getattr(wrapper, "_weight_vars", ()):
             per_channel = getattr(quantizer, "as_constant", False) and quantizer.per_axis
-            if per_channel and quantizer.bits < MOST_BITS:
+            if per_channel and quantizer.bits <= MOST_BITS:
                 yield _levels(wrapper, variable, quantizer, state)
 
 
