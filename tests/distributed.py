@@ -129,8 +129,9 @@ def train(asked: dict) -> dict:
     copies = [v.values for v in model.variables if hasattr(v, "values")]
     agree = all(np.array_equal(c[0], other) for c in copies for other in c[1:])
     found = {f"v/{v.name}": v.numpy() for v in model.variables}
-    if asked.get("save") and _is_chief():
-        model.save(asked["save"])
+    if asked.get("save"):  # by all workers, as TensorFlow asks; the chief's is the one that counts
+        path = pathlib.Path(asked["save"])
+        model.save(path if _is_chief() else path.with_name(f"not_chief_{path.name}"))
     return {"losses": losses.found, "agree": agree, **answers, **found}
 
 
