@@ -39,7 +39,7 @@ class Levels(NamedTuple):
     bias: Any
 
 
-def put_in(file: Any, name: str, x: Any, w: Any, b: Any, layers: list[Levels]) -> bool:
+def put_in(file: Any, name: str, x: Any, w: Any, b: Any, layers: list[Levels]) -> None:
     """Puts the model's integers in the place of an operator's INT8 weights, if they are the same.
 
     Args:
@@ -47,16 +47,11 @@ def put_in(file: Any, name: str, x: Any, w: Any, b: Any, layers: list[Levels]) -
         name: the operator's.
         x, w, b: its input, weights and bias (or None), as tensors of the file.
         layers: the model's.
-
-    Returns:
-        Whether it did.
     """
     types = tflite_schema().TensorType
-    if w.type != types.INT8:
-        return False
-    found = [layer for layer in layers if _is_near(file, w, layer)]
+    found = [layer for layer in layers if w.type == types.INT8 and _is_near(file, w, layer)]
     if len(found) != 1:
-        return False
+        return
     layer = found[0]
     is_int4 = layer.bits <= _MOST_INT4_BITS and name in _INT4_OPERATORS
     most = 7 if is_int4 else 127  # a batch norm that mirrors -8 asks for a level too many
@@ -76,7 +71,6 @@ def put_in(file: Any, name: str, x: Any, w: Any, b: Any, layers: list[Levels]) -
         b.quantization.scale = steps
         b.quantization.zeroPoint = np.zeros(steps.size, np.int64)
         file.buffers[b.buffer].data = np.frombuffer(whole.astype(np.int32).tobytes(), np.uint8)
-    return True
 
 
 def packed(whole: np.ndarray) -> np.ndarray:

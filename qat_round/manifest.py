@@ -48,7 +48,7 @@ def manifest_of(contents: Mapping[str, tuple[str, bytes]], **facts: Any) -> byte
         role: {"name": name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         for role, (name, content) in contents.items()
     }
-    return _text({"manifest": 1, "versions": versions(), "files": files, **facts})
+    return _text(_manifest(files, facts))
 
 
 @contextlib.contextmanager
@@ -74,14 +74,13 @@ def write_manifest(
     Returns:
         What was written.
     """
-    manifest = {
-        "manifest": 1,
-        "versions": versions(),
-        "files": {role: _file(pathlib.Path(file)) for role, file in files.items()},
-        **facts,
-    }
+    manifest = _manifest({role: _file(pathlib.Path(file)) for role, file in files.items()}, facts)
     write_file(path, _text(manifest))
     return manifest
+
+
+def _manifest(files: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {"manifest": 1, "versions": versions(), "files": files, **facts}
 
 
 def _text(manifest: Mapping[str, Any]) -> bytes:

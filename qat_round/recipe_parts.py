@@ -39,7 +39,7 @@ class DataPart:
     inputs: str = _key("", "name of the inputs in an .npz; empty: x or inputs")
     labels: str = _key("", "name of the labels in an .npz, or an .npy; empty: y or labels")
     calibration: int = _key(512, "samples that ranges are found with", least=1)
-    method: str = _key("", "how; empty: as the recipe of [quantize] asks", choices=METHODS)
+    method: str = _key("", "how; empty: mse below 8 bits, else minmax", choices=METHODS)
     scale: float = _key(SCALE, "pixels of image folders, 0 to 255, become pixel * scale + offset")
     offset: float = _key(0.0, "see scale; 1/255 and 0 give 0..1, 1/127.5 and -1 give -1..1")
 

@@ -147,14 +147,11 @@ class Run:
             told=self.told,
             moved=self.moved,
         )
-        if recipe.train.exact_statistics or self._asks("reestimate_batch_norm"):
+        named = recipes().get(recipe.quantize.get("recipe", ""), {})
+        if recipe.train.exact_statistics or named.get("reestimate_batch_norm"):
             self.told("exact statistics for batch norm")
             reestimate_batch_norm(model, self.train.inputs)
         return model, history
-
-    def _asks(self, key: str) -> Any:
-        """What the named recipe of `[quantize]` asks for; without one, what "w8a8" does."""
-        return recipes()[self.recipe.quantize.get("recipe", "w8a8")].get(key)
 
     def _fingerprint(self) -> str:
         """Of all that decides what is trained; another one starts over."""

@@ -87,6 +87,21 @@ def test_a_step_of_the_optimizer_in_between_is_seen():
     check_equal(tf.function(lambda: run(ours))(), run(quantized()))
 
 
+def test_a_weight_that_is_written_to_is_quantized_anew():
+    """Without a tape, which would ask for it by itself."""
+
+    def run(model):
+        before = model(X, training=True)
+        for variable in model.trainable_variables:
+            variable.assign(-2.0 * variable)
+        return before, model(X, training=True)
+
+    ours = quantized()
+    found = tf.function(lambda: run(ours))()
+    check_equal(found, run(quantized()))
+    assert float(tf.reduce_max(tf.abs(found[0] - found[1]))) > 0.1
+
+
 def test_each_tape_has_its_gradient():
     def run(model):
         before = model(X, training=True)  # on no tape at all

@@ -136,7 +136,9 @@ class Plan:
     def _needs_grid(self, part: Part) -> bool:
         """Whether an integer layer is an operator of its own that has to be given integers."""
         kind = self._kinds[part.name]
-        is_part_of_another = is_relu(part) or is_grid_clip(part) or part.cls in _NORMS
+        is_part_of_another = (
+            is_relu(part) or is_grid_clip(part) or part.cls is _L.BatchNormalization
+        )
         return kind is not None and not kind.joins and not is_part_of_another
 
     def _reads_input(self, part: Part) -> bool:
@@ -265,7 +267,6 @@ def _why_not(part: Part) -> str:
 
 
 _L = keras.layers
-_NORMS = (_L.BatchNormalization,)
 _UNROLLED = (
     "it is unrolled, which needs a fixed number of steps, no mask, no state between batches and no "
     "recurrent dropout: give the input a fixed length, keras.Input((steps, features))"
