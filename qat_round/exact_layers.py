@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ._compat import keras, tf
@@ -21,6 +21,7 @@ from .exact import (
     noted_ints,
     noted_pending,
 )
+from .exact_wide import WideProduct
 from .grids import GridClip, norm_constants
 from .notes import noted_grid
 
@@ -46,6 +47,10 @@ PRODUCTS: set[type] = {_L.Dot}
 REDUCTIONS: set[type] = set()
 """Layers that reduce axes, by the word in their `kind`; the room that owns them adds them."""
 
+COMPUTED: dict[type, Callable[[Any, Any], Any]] = {}
+"""Other layers that compute in whole numbers, and how: functions of (layer, inputs); the room that
+owns them adds them."""
+
 _MEANS = (_L.GlobalAveragePooling1D, _L.GlobalAveragePooling2D)
 _TIES = dict.fromkeys((_L.Conv1DTranspose, _L.Conv2DTranspose), "away")
 _INT4_TIES = _TIES | dict.fromkeys((_L.Conv1D, _L.Conv2D), "up")
@@ -62,6 +67,8 @@ def compute(wrapper: Any, inputs: Any) -> Any:
         inputs: what it was called on.
     """
     layer = wrapper.layer
+    if type(layer) in COMPUTED:
+        return COMPUTED[type(layer)](layer, inputs)
     name = next((_KERNELS[cls] for cls in type(layer).__mro__ if cls in _KERNELS), None)
     if name is not None and type(layer).__module__.startswith(("tf_keras.", "qat_round.")):
         return _linear(wrapper, inputs, name)
@@ -208,7 +215,7 @@ def _joined(layer: Any, inputs: Any) -> Any:
     a, b = sides
     if type(layer) is _L.Multiply:
         if a.bits + b.bits > 2 * _EXACT_BITS:
-            return None
+            return note_pending(layer.call(inputs), WideProduct(a, b))
         sums = Sums(a.values * b.values, a.step, b.step, None)
         return note_pending(sums.real(), sums)
     if type(layer) is _L.Subtract:

@@ -15,6 +15,7 @@ import numpy as np
 from ._compat import exporting, read_flatbuffer, tf, write_flatbuffer
 from .affine import WIDE_BITS
 from .file_scales import put_model_scales
+from .file_wide import with_wide_operators
 from .int16 import widen_biases
 from .learned import is_at_its_limit
 from .lift import lifted, narrow_activations
@@ -296,7 +297,7 @@ def _converted(converter: Any, io: str) -> bytes:
     converter.inference_input_type = IO_TYPES[io]
     converter.inference_output_type = IO_TYPES[io]
     try:
-        return converter.convert()
+        return with_wide_operators(converter.convert())
     except Exception as error:  # ConverterError, and what its passes raise
         lines = [line.strip() for line in str(error).splitlines() if "error:" in line] or [
             str(error)

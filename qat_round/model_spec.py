@@ -52,7 +52,7 @@ class ModelSpec:
         """The spec of one layer, from its name, its classes' names, and where it is."""
         base = self.default
         if at_edge and self.edges is not None:
-            base = LayerSpec(base.weights, self.edges)
+            base = LayerSpec(base.weights, self.edges, state_bits=base.state_bits)
         spec = base
         for key, override in self.overrides:
             if _matches(key, name, class_names):

@@ -112,6 +112,7 @@ def only(config: Mapping[str, Any], allowed: Iterable[str], owner: str) -> None:
 
 
 _NOT_GIVEN: Any = object()
+_STATE_BITS = (16, 8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,9 +125,12 @@ class LayerSpec:
             built-in layer that are not named are quantized as ever, of a custom layer not at all.
         activations: the same for the layer's output and activation.
         outputs: another word for `activations`; give one of the two.
+        state_bits: of what a recurrent layer computes from step to step, where its activations have
+            8: 16, as TFLite's own LSTM has its state, or 8, for devices that compute in 8 alone.
 
     Raises:
         TypeError: if both `activations` and `outputs` are given.
+        ValueError: for other `state_bits` than 8 and 16.
 
     Example:
         >>> LayerSpec(weights=TensorSpec(bits=4), activations="ste").activations.rounder.name
@@ -138,8 +142,13 @@ class LayerSpec:
     weights: Any = TensorSpec()
     activations: Any = TensorSpec()
     outputs: dataclasses.InitVar[Any] = _NOT_GIVEN
+    state_bits: int = 16
 
     def __post_init__(self, outputs: Any) -> None:
+        if self.state_bits not in _STATE_BITS:
+            raise ValueError(
+                f"LayerSpec: state_bits={self.state_bits!r}; allowed are {list(_STATE_BITS)}."
+            )
         if outputs is not _NOT_GIVEN:
             if self.activations != TensorSpec():
                 raise TypeError("LayerSpec: activations and outputs are one thing; give one.")
@@ -167,7 +176,9 @@ class LayerSpec:
             weights = {name: _over(self.weights, w) for name, w in base.weights}
         else:
             weights = _over(self.weights, base.weights)
-        return LayerSpec(weights, _over(self.activations, base.activations))
+        state_bits = min(self.state_bits, base.state_bits)
+        activations = _over(self.activations, base.activations)
+        return LayerSpec(weights, activations, state_bits=state_bits)
 
     def get_config(self) -> dict[str, Any]:
         """Plain data; False stands for "in float" (TOML has no null)."""
@@ -175,12 +186,14 @@ class LayerSpec:
             weights = {name: _plain(spec) for name, spec in self.weights}
         else:
             weights = _plain(self.weights)
-        return {"weights": weights, "activations": _plain(self.activations)}
+        config = {"weights": weights, "activations": _plain(self.activations)}
+        is_narrow = self.state_bits != _STATE_BITS[0]
+        return config | ({"state_bits": self.state_bits} if is_narrow else {})
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> LayerSpec:
         """The LayerSpec that `get_config` described."""
-        only(config, ("weights", "activations"), "LayerSpec")
+        only(config, ("weights", "activations", "state_bits"), "LayerSpec")
         parts = {name: _from_plain(part) for name, part in config.items()}
         return cls(**parts)
 

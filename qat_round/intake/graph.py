@@ -58,13 +58,17 @@ class Origin:
 
 @dataclass(frozen=True)
 class Part:
-    """A layer, not yet made: its class, its config, its weights, and what it was made from."""
+    """A layer, not yet made: its class, its config, its weights, and what it was made from.
+
+    `bits` is what its output has where 8 are asked for; None: as asked.
+    """
 
     name: str
     cls: type
     config: Mapping[str, Any]
     weights: tuple[np.ndarray, ...] = ()
     made_from: Origin | None = None
+    bits: int | None = None
 
     @property
     def origin(self) -> Origin:

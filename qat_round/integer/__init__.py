@@ -38,6 +38,7 @@ from .converted import for_converter
 from .kinds import is_grid_clip
 from .lower import lower
 from .plan import Plan, spec_of
+from .wide_layers import WideActivation, is_wide_curve
 
 __all__ = ["Plan", "build", "lower", "plan"]
 
@@ -119,6 +120,8 @@ def _wrapped(planned: Plan) -> dict[str, Any]:
 
 def _as_made(part: Part, config: LayerQuantizers) -> Part:
     """A clip to its grid's own ends does nothing else: no operator is made for it."""
+    if config.output is not None and config.output.is_wide and is_wide_curve(part):
+        return dataclasses.replace(part, cls=WideActivation)
     if config.output is None or config.why or not is_grid_clip(part):
         return part if config.why else for_converter(part)
     wanted = ("name", "dtype", "low", "high")

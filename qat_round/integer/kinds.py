@@ -13,6 +13,8 @@ from qat_round.intake.graph import Graph, Part, Ref
 from qat_round.intake.layers_math import Divide, Elementwise, L2Normalize
 from qat_round.layer_quantizers import AVERAGES, KEEPS, OWN
 
+from .wide_layers import Regrid
+
 _L = keras.layers
 
 
@@ -86,6 +88,7 @@ _KINDS: dict[type, Kind] = (
         _L.AveragePooling1D: Kind(grid=AVERAGES),
         _L.AveragePooling2D: Kind(grid=AVERAGES),
         ours.MatMul: _PLAIN,
+        Regrid: _PLAIN,
         ours.Pad: _MOVED,
         ours.Slice: _MOVED,
         ours.DepthToSpace: _MOVED,

@@ -25,6 +25,7 @@ from .masks import READERS
 from .rules import apply_rules
 from .scaling import as_image, can_be_image
 from .wide import joined_otherwise
+from .wide_state import wide_inside
 
 _L = keras.layers
 
@@ -41,7 +42,8 @@ def lower(graph: Graph, spec_of: Callable[[Part], Any] = lambda part: None) -> G
     """
     graph = pull_activations(split_separables(graph), fused=frozenset({"linear", "relu"}))
     graph = apply_rules(graph, lambda part: spec_of(part) == FLOAT)
-    graph = joined_otherwise(one_of_equals(without_masks(graph), spec_of), spec_of)
+    graph = wide_inside(without_masks(graph), spec_of)
+    graph = joined_otherwise(one_of_equals(graph, spec_of), spec_of)
     for rewrite in LOWERINGS:
         graph = rewrite(graph)
     return graph

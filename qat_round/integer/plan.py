@@ -27,6 +27,7 @@ from .custom import kind_of_custom, registered
 from .edges import edge_parts
 from .kinds import Kind, Weight, is_grid_clip, is_relu, kind_of
 from .wide import is_wide
+from .wide_layers import is_wide_curve
 
 _COMMON: dict[str, Any] = {"bits": 8, "rounder": "ste"}
 _WEIGHTS = _COMMON | {"range": "last_value", "symmetric": True, "narrow_range": True}
@@ -69,8 +70,12 @@ class Plan:
         return {parts[name].origin: why for name, why in self.refused.items()}
 
     def layer_spec(self, part: Part) -> LayerSpec:
-        """The user's spec for a layer."""
-        return spec_of(self.spec, part, part.name in self._edges)
+        """The user's spec for a layer, with the bits of the part where it has its own."""
+        found = spec_of(self.spec, part, part.name in self._edges)
+        if part.bits is None or found.activations is None:
+            return found
+        asked = dataclasses.replace(found.activations, bits=part.bits)
+        return LayerSpec(found.weights, asked, state_bits=found.state_bits)
 
     def _kind(self, part: Part) -> Kind | None:
         kind = self._own_kind(part)
@@ -88,7 +93,7 @@ class Plan:
         """Whether 16 bits are asked for where TFLite's converter has 8 only."""
         if kind is None or not is_wide(self.layer_spec(part)):
             return False
-        return kind.joins or kind.fixed is not None
+        return kind.joins or (kind.fixed is not None and not is_wide_curve(part))
 
     def _has_one_maker(self, part: Part) -> bool:
         """Whether all that is joined is on one grid already: that of one layer, called often."""
@@ -237,7 +242,8 @@ def _output(kind: Kind, spec: TensorSpec, repeated: bool) -> RoundingQuantizer:
     """A layer's output; one that is called often, on values that differ, must not average ends."""
     settings = _OUTPUTS | ({"range": "all_values"} if repeated else {}) | spec.given()
     if kind.fixed is not None:
-        settings |= {"range": Fixed(*kind.fixed), "symmetric": False, "narrow_range": False}
+        fixed = _WIDE_UNIT if settings["bits"] == WIDE_BITS else kind.fixed
+        settings |= {"range": Fixed(*fixed), "symmetric": False, "narrow_range": False}
     return RoundingQuantizer(**wide(settings))
 
 
@@ -247,6 +253,9 @@ def wide(settings: dict[str, Any]) -> dict[str, Any]:
         return settings
     return settings | {"symmetric": True, "narrow_range": True, "off_ties": False}
 
+
+_WIDE_UNIT = (-32767 / 32768, 32767 / 32768)
+"""The ends of what TFLite's int16 sigmoid and tanh give, for either."""
 
 _NOT_WIDE = (
     "TFLite's converter has no 16-bit activations for this layer; use activation_bits=8, "

@@ -38,7 +38,13 @@ def rule(*classes: type, plain: bool = True) -> Callable[[Rule], Rule]:
 
 
 def piece(
-    editor: Editor, part: Part, suffix: str, cls: type, weights: Sequence[Any] = (), **config: Any
+    editor: Editor,
+    part: Part,
+    suffix: str,
+    cls: type,
+    weights: Sequence[Any] = (),
+    bits: int | None = None,
+    **config: Any,
 ) -> str:
     """The name of a layer that is a piece of another: one for all calls of that other.
 
@@ -48,12 +54,13 @@ def piece(
         suffix: the piece is called `<part>_<suffix>`.
         cls: its class.
         weights: its weights' values.
+        bits: see `Part`.
         **config: its config, without name; dtype and trainable are the part's.
     """
     key = (part.name, suffix)
     if key not in editor.pieces:
         base = {k: part.config[k] for k in ("dtype", "trainable") if k in part.config}
-        made = Part(f"{part.name}_{suffix}", cls, base | config, tuple(weights))
+        made = Part(f"{part.name}_{suffix}", cls, base | config, tuple(weights), bits=bits)
         editor.pieces[key] = editor.add_part(made)
     return editor.pieces[key]
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from qat_round._compat import keras
+from qat_round.affine import WIDE_BITS
 from qat_round.intake import layers as ours
 from qat_round.intake import layers_time as time
 from qat_round.intake.activations import as_layer
@@ -53,7 +54,7 @@ class Unroll:
 
     def _by_step(self, name: str, x: Ref) -> list[Ref]:
         """The steps of [b, t, 1], in the order in which they run."""
-        unstack = piece(self.editor, self.part, f"{name}_by_step", time.Unstack)
+        unstack = self._piece(f"{name}_by_step", time.Unstack)
         steps = call_many(self.editor, unstack, x, [self._spec(1)] * self.steps)
         return steps[::-1] if self.config.get("go_backwards") else steps
 
@@ -78,8 +79,11 @@ class Unroll:
     ) -> Ref:
         """The piece's output for some tensors, an example of which has `size` values."""
         return self.editor.call(
-            piece(self.editor, self.part, suffix, cls, weights, **config), args, self._spec(size)
+            self._piece(suffix, cls, weights, **config), args, self._spec(size)
         )
+
+    def _piece(self, suffix: str, cls: type, weights: Sequence[Any] = (), **config: Any) -> str:
+        return piece(self.editor, self.part, suffix, cls, weights, WIDE_BITS, **config)
 
     def _spec(self, size: Any) -> Spec:
         shape = size if isinstance(size, tuple) else (size,)
@@ -123,7 +127,7 @@ class Unroll:
         size = kernel.shape[-1]
         y = self.dense(f"input_{name}", flat, kernel, biases.get(name))
         y = self.apply(f"{name}_by_step", time.SplitTime, y, (self.steps, size), steps=self.steps)
-        unstack = piece(self.editor, self.part, f"{name}_steps", time.Unstack)
+        unstack = self._piece(f"{name}_steps", time.Unstack)
         return call_many(self.editor, unstack, y, [self._spec(size)] * self.steps)
 
     def _dropped(self, x: Ref) -> Ref:
@@ -154,7 +158,7 @@ class Unroll:
         then (the converter loses the grids of outputs that nobody reads), so that they are sliced.
         """
         if len(wanted) == count:
-            cut = piece(self.editor, self.part, "gate", time.Split, sizes=[self.units] * count)
+            cut = self._piece("gate", time.Split, sizes=[self.units] * count)
             return call_many(self.editor, cut, x, [self._spec(self.units)] * count)
         return [self._gate(x, number) for number in wanted]
 

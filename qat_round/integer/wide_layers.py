@@ -1,0 +1,66 @@
+"""Layers whose operators TFLite has at 16 bits, but its converter does not write."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qat_round import exact_layers
+from qat_round._compat import is_exporting, keras, tf
+from qat_round.exact import note_pending
+from qat_round.exact_wide import Curve, Requantized
+from qat_round.file_wide import stand_in
+from qat_round.intake.graph import Part
+
+_register = keras.utils.register_keras_serializable(package="qat_round")
+
+CURVES = {"sigmoid": "LOGISTIC", "tanh": "TANH"}
+"""Activations that TFLite has at 16 bits, and its operators."""
+
+
+def is_wide_curve(part: Part) -> bool:
+    """Whether a part is an activation that TFLite has at 16 bits."""
+    return part.cls is keras.layers.Activation and part.config["activation"] in CURVES
+
+
+@_register
+class Regrid(keras.layers.Layer):
+    """Hands its input on, to a grid with another number of bits.
+
+    Example:
+        >>> Regrid()(tf.constant([0.5])).numpy().tolist()
+        [0.5]
+    """
+
+    def call(self, inputs: Any) -> Any:
+        return stand_in(inputs, "QUANTIZE") if is_exporting() else tf.identity(inputs)
+
+
+@_register
+class WideActivation(keras.layers.Activation):  # type: ignore[misc, name-defined]
+    """A sigmoid or tanh from 16 bits to 16 bits.
+
+    Example:
+        >>> WideActivation("tanh")(tf.constant([0.0])).numpy().tolist()
+        [0.0]
+    """
+
+    def call(self, inputs: Any) -> Any:
+        if not is_exporting():
+            return super().call(inputs)
+        return stand_in(inputs, CURVES[keras.activations.serialize(self.activation)])
+
+
+def _regridded(layer: Any, inputs: Any) -> Any:
+    ints = exact_layers.ints_of(inputs)
+    return None if ints is None else note_pending(layer.call(inputs), Requantized(ints))
+
+
+def _curved(layer: Any, inputs: Any) -> Any:
+    ints = exact_layers.ints_of(inputs)
+    if ints is None:
+        return None
+    kind = keras.activations.serialize(layer.activation)
+    return note_pending(layer.call(inputs), Curve(ints, kind))
+
+
+exact_layers.COMPUTED |= {Regrid: _regridded, WideActivation: _curved}
