@@ -69,11 +69,17 @@ class Sums(NamedTuple):
         bias, ratio = self._bias_and_unit(step)
         acc = self._with(bias)
         if acc.dtype == tf.float64:
-            factor = self._factor(step) if self.is_dense else in_15_bits(self._factor(step))
-            return tf.cast(tf.floor(acc * factor + 0.5), tf.float32)
+            return self._wide_levels(acc, self._factor(step))
         if self.ties:
             return scaled(acc, self._factor(step), self.ties)
         return tf.round(acc * ratio)
+
+    def _wide_levels(self, acc: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+        """FULLY_CONNECTED sums without a bias in 32 bits, and scales them down as all such sums."""
+        if self.is_dense and self.bias is None:
+            return scaled(acc, factor, "up")
+        factor = factor if self.is_dense else in_15_bits(factor)
+        return tf.cast(tf.floor(acc * factor + 0.5), tf.float32)
 
     def _factor(self, step: tf.Tensor) -> tf.Tensor:
         step_in, step_w, out = (tf.cast(s, tf.float64) for s in (self.step_in, self.step_w, step))
@@ -200,12 +206,13 @@ Pending = Given | Mean | Sums | Pair | Moved | Leaky | Clipped
 
 
 def on_wide_grid(x: tf.Tensor, grid: Grid) -> tf.Tensor:
-    """x on a 16-bit grid around 0, by a division, as QUANTIZE does.
+    """x on a 16-bit grid around 0, as QUANTIZE puts it there.
 
     The fake-quant op counts from the lowest level, which costs float32 its last bits.
     """
     lowest, highest = grid.qmin - grid.zero_point, grid.qmax - grid.zero_point
-    return tf.clip_by_value(half_away(x / grid.step), lowest, highest) * grid.step
+    levels = Given(x).levels(grid.step)
+    return tf.clip_by_value(levels, lowest, highest) * grid.step
 
 
 def product(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:

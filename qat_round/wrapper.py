@@ -35,14 +35,11 @@ from .quantizers import RoundingQuantizer
 @keras.utils.register_keras_serializable(package="qat_round")
 class GridInput(InputQuantizeLayer):
     """An input that a RoundingQuantizer puts on its grid, at inference as the file's QUANTIZE does.
-
-    Inputs of 16 bits are rounded as everything else on their grid.
     """
 
     def call(self, inputs: Any, training: Any = None) -> Any:
         given = tf.identity(inputs)
-        pending = None if self.quantizer.is_wide else Given(given)
-        return super().call(note_pending(given, pending), training)
+        return super().call(note_pending(given, Given(given)), training)
 
 
 @keras.utils.register_keras_serializable(package="qat_round")
