@@ -19,7 +19,11 @@ from .tflite_file import operator_name
 
 _LITTLE = 2.0**-23
 _BEGIN = 1.0 - _LITTLE
-_ENDS = {"QUANTIZE": 1.0 - 2.0 * _LITTLE, "LOGISTIC": 1.0 - 3.0 * _LITTLE, "TANH": 1.0 - 4.0 * _LITTLE}
+_ENDS = {
+    "QUANTIZE": 1.0 - 2.0 * _LITTLE,
+    "LOGISTIC": 1.0 - 3.0 * _LITTLE,
+    "TANH": 1.0 - 4.0 * _LITTLE,
+}
 """Slopes of the leaky ReLUs in front of what stands for an operator, and behind it."""
 
 _ONE = 1.0 + 2.0**-20  # of what has 1 here the converter makes a sigmoid again

@@ -34,8 +34,7 @@ from .quantizers import RoundingQuantizer
 
 @keras.utils.register_keras_serializable(package="qat_round")
 class GridInput(InputQuantizeLayer):
-    """An input that a RoundingQuantizer puts on its grid, at inference as the file's QUANTIZE does.
-    """
+    """An input that a RoundingQuantizer puts on its grid, at inference as the file's QUANTIZE does."""
 
     def call(self, inputs: Any, training: Any = None) -> Any:
         given = tf.identity(inputs)

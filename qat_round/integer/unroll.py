@@ -78,9 +78,7 @@ class Unroll:
         **config: Any,
     ) -> Ref:
         """The piece's output for some tensors, an example of which has `size` values."""
-        return self.editor.call(
-            self._piece(suffix, cls, weights, **config), args, self._spec(size)
-        )
+        return self.editor.call(self._piece(suffix, cls, weights, **config), args, self._spec(size))
 
     def _piece(self, suffix: str, cls: type, weights: Sequence[Any] = (), **config: Any) -> str:
         return piece(self.editor, self.part, suffix, cls, weights, WIDE_BITS, **config)
