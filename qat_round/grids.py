@@ -6,12 +6,13 @@ from typing import Any
 
 from ._compat import is_exporting, keras, tf
 from .affine import Grid, native_fake_quant
-from .exact import Given, note_pending
+from .exact import note_pending
 from .fake_quantization import fake_quant
 from .fixed_point import half_away
 from .notes import GridNote, SumNote, note_grid
 from .observing import is_bypassed, quantize
 from .one_call import one_call
+from .pending import Given
 from .quantizers import RoundingQuantizer
 
 _TIE = 1e-4  # averages are multiples of 1/n apart; floats of them are this near, in steps

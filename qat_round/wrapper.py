@@ -23,12 +23,14 @@ from ._compat import (
     smart_cond,
     tf,
 )
-from .exact import Given, note_pending
+from .exact import note_pending
 from .grids import bias_slip, held_in_float, on_noted_grid
+from .kernel_sets import DEFAULT, roundings
 from .layer_quantizers import AVERAGES, KEEPS, OWN
 from .notes import GridNote, SumNote, note_grid, note_sum, noted_grid, noted_sum
 from .observing import is_bypassed
 from .once import once
+from .pending import Given
 from .quantizers import RoundingQuantizer
 
 
@@ -39,9 +41,11 @@ class GridInput(InputQuantizeLayer):
     Inputs of 16 bits are rounded as everything else on their grid.
     """
 
+    kernels = DEFAULT  # which it computes as; `computed_by` sets it for a while
+
     def call(self, inputs: Any, training: Any = None) -> Any:
         given = tf.identity(inputs)
-        pending = None if self.quantizer.is_wide else Given(given)
+        pending = None if self.quantizer.is_wide else Given(given, roundings(self.kernels).given)
         return super().call(note_pending(given, pending), training)
 
 
@@ -215,6 +219,8 @@ class GridWrapper(RoundingWrapper):
         **kwargs: as for TFMOT's wrapper.
     """
 
+    kernels = DEFAULT  # which it computes as; `computed_by` sets it for a while
+
     def build(self, input_shape: Any) -> None:
         if not self.layer.built:
             with tf.name_scope(self.layer.name):
@@ -283,7 +289,7 @@ class GridWrapper(RoundingWrapper):
             is_settled = noted_grid(x) is not None
             if is_settled and is_exporting():
                 return x  # the converter moves it by itself
-            return quantizer.infer(exact_layers.moved(x) if is_settled else x, state)
+            return quantizer.infer(exact_layers.moved(self, x) if is_settled else x, state)
 
         return tf.nest.map_structure(settled, inputs)
 

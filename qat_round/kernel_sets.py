@@ -1,0 +1,94 @@
+"""Which kernels may compute a file, and how each of them rounds: the table that inference reads.
+
+XNNPACK, which TFLite runs by default, rounds sums once. TFLite's other kernels scale them down by a
+whole number of 31 bits and round twice (see `fixed_point`), but not all alike. Found by comparing
+every integer of files with the kernels' own, scales that are powers of two among them, whose sums
+often are halves (LiteRT 2.3 and tflite-micro of October 2026 on x86).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+DEFAULT = "default"
+KERNEL_SETS = (DEFAULT, "builtin", "reference", "micro")
+"""With XNNPACK; TFLite's own without it; its plain reference ones; TFLite-Micro's."""
+
+_NARROW = 8  # bits of activations that XNNPACK computes
+_FEW = 4  # bits of weights that are stored as INT4
+
+
+class Roundings(NamedTuple):
+    """How a set of kernels rounds, by kind of operator: a name of `fixed_point.SCALINGS`.
+
+    Where it is "", the operator rounds as XNNPACK does, which `pending` describes.
+
+    Args:
+        given: the model's input; "away": x / step, halves away from zero.
+        convolution, depthwise, dense, transposed: layers with weights.
+        matrices: products of two tensors that are added up.
+        product: of two tensors, or of a tensor and constants, value by value.
+        sum: of two tensors, or their difference.
+        mean, moved, leaky: means; a tensor that goes to another grid; leaky ReLUs.
+        precision: in which the factor of a product or a leaky ReLU is computed, "float" or
+            "double".
+    """
+
+    given: str = ""
+    convolution: str = ""
+    depthwise: str = ""
+    dense: str = ""
+    transposed: str = "away"
+    matrices: str = "away"
+    product: str = ""
+    sum: str = ""
+    mean: str = ""
+    moved: str = ""
+    leaky: str = ""
+    precision: str = "float"
+
+
+_XNNPACK = Roundings()
+_TWICE = Roundings(product="away", sum="away", mean="away", moved="away", leaky="away")
+_BUILTIN = _TWICE._replace(convolution="up", depthwise="up", dense="up")
+_REFERENCE = _TWICE._replace(given="away", convolution="away", depthwise="away", dense="once")
+_MICRO = _REFERENCE._replace(dense="away", precision="double")
+_EIGHT_BITS = {
+    "default": _XNNPACK,
+    "builtin": _BUILTIN,
+    "reference": _REFERENCE,
+    "micro": _MICRO,
+}
+_FEW_BITS = _EIGHT_BITS | {  # XNNPACK has no convolutions with INT4 weights: builtin ones compute
+    "default": _XNNPACK._replace(convolution="up", depthwise="up"),
+}
+_SHORT = dict.fromkeys(("convolution", "depthwise", "transposed", "matrices"), "15 bits")
+_SIXTEEN_BITS = {  # XNNPACK has none at all
+    "default": _BUILTIN._replace(**_SHORT),
+    "builtin": _BUILTIN._replace(**_SHORT),
+    "reference": _REFERENCE._replace(**_SHORT),
+    "micro": _MICRO._replace(**_SHORT, dense="15 bits"),
+}
+
+
+def roundings(kernels: str, bits: int = 8, weight_bits: int = 8) -> Roundings:
+    """How a set of kernels rounds.
+
+    Args:
+        kernels: one of `KERNEL_SETS`.
+        bits: of the activations.
+        weight_bits: of the weights.
+
+    Example:
+        >>> roundings("reference").dense
+        'once'
+    """
+    if bits > _NARROW:
+        return _SIXTEEN_BITS[kernels]
+    return (_FEW_BITS if weight_bits <= _FEW else _EIGHT_BITS)[kernels]
+
+
+def check_kernels(kernels: str, verb: str) -> None:
+    """Raises a ValueError that names the sets of kernels there are."""
+    if kernels not in KERNEL_SETS:
+        raise ValueError(f"{verb}: kernels={kernels!r} is unknown; allowed are {list(KERNEL_SETS)}.")
