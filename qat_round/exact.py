@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import Any
 
 from ._compat import tf
-from .affine import Grid
+from .affine import WIDE_BITS, Grid
 from .fixed_point import half_away
 from .one_call import one_call
 from .pending import Clipped, Ints, Pending, Sums, held
@@ -30,7 +30,7 @@ def on_wide_grid(x: tf.Tensor, grid: Grid) -> tf.Tensor:
 
     The fake-quant op counts from the lowest level, which costs float32 its last bits.
     """
-    lowest, highest = grid.qmin - grid.zero_point, grid.qmax - grid.zero_point
+    lowest, highest = _qmin(grid) - grid.zero_point, grid.qmax - grid.zero_point
     return tf.clip_by_value(half_away(x / grid.step), lowest, highest) * grid.step
 
 
@@ -70,13 +70,18 @@ def noted_fused(tensor: Any) -> Sums | None:
 
 def rounded(pending: Pending, grid: Grid) -> tf.Tensor:
     """Sums on a grid, as the kernel rounds them, with a note of their whole numbers."""
-    settings = {"qmin": grid.qmin, "qmax": grid.qmax}
+    settings = {"qmin": _qmin(grid), "qmax": grid.qmax}
     ends = one_call(_ends, grid.zero_point, grid.lo, grid.hi, **settings)
     if isinstance(pending, Clipped):  # of two clips in a row one is enough
         ends = [tf.clip_by_value(end, *ends) for end in pending.ends(grid.step)]
         pending = pending.of
     levels = held(pending.levels(grid.step), *ends)
     return note_ints(levels * grid.step, Ints(levels, grid.step, grid.bits))
+
+
+def _qmin(grid: Grid) -> int:
+    """The lowest level; a 16-bit grid leaves it out, but the file's integers have it."""
+    return grid.qmin - int(grid.bits == WIDE_BITS and grid.narrow_range)
 
 
 def _ends(zero_point: Any, lo: Any, hi: Any, qmin: int, qmax: int) -> tuple[tf.Tensor, tf.Tensor]:

@@ -134,8 +134,10 @@ def _linear(wrapper: Any, inputs: Any, name: str, kind: str) -> Any:
     with _as_sums(layer, name, kernel):
         acc = _summed(layer, x)
     bias, step = layer.bias if layer.use_bias else None, tf.convert_to_tensor(grid.step)
+    is_dense = kind == "dense"
+    kind = "unbiased" if is_dense and bias is None else kind
     ties = getattr(_roundings(wrapper, x, quantizer.bits), kind)
-    precision = "double" if kind != "dense" or step.shape.rank else "product"
+    precision = "product" if is_dense and not step.shape.rank else "double"
     sums = Sums(acc, x.step, step, bias, ties, precision)
     is_relu = getattr(layer, "activation", None) is keras.activations.relu
     return note_pending(layer.activation(sums.real()), Clipped(sums) if is_relu else sums)
@@ -196,9 +198,12 @@ def _joined(wrapper: Any, inputs: Any) -> Any:
     a, b = sides
     if type(layer) is _L.Multiply:
         return _product(wrapper, a, b)
+    how = _roundings(wrapper, a)
     if type(layer) is _L.Subtract:
-        b = b._replace(values=-b.values)
-    return note_pending(layer.call(inputs), Pair(a, b, _roundings(wrapper, a).sum))
+        pair = Pair(a, b._replace(values=-b.values), how.sum, how.subtracted)
+    else:
+        pair = Pair(a, b, how.sum, how.summands)
+    return note_pending(layer.call(inputs), pair)
 
 
 def _product(wrapper: Any, a: Ints, b: Ints) -> Any:
@@ -257,6 +262,7 @@ def _against_a_number(wrapper: Any, inputs: Any) -> Any:
     is_product = layer.scale is not None
     constant = tf.round((layer.scale if is_product else layer.offset) / step)
     if not is_product:
-        pair = Pair(x, Ints(constant, step), _roundings(wrapper, x).sum)
+        how = _roundings(wrapper, x)
+        pair = Pair(x, Ints(constant, step), how.sum, how.summands)
         return note_pending(layer.call(inputs), pair)
     return _product(wrapper, x, Ints(constant, step))

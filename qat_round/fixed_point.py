@@ -28,7 +28,7 @@ def scaled(acc: tf.Tensor, factor: tf.Tensor, ties: str) -> tf.Tensor:
         acc: whole numbers.
         factor: positive, float64, () or (channels,).
         ties: a key of `SCALINGS`: "up" or "away", rounded twice, halves of the second rounding up
-            or away from zero; "once", away from zero; "15 bits": once, up, by a multiplier of 15
+            or away from zero; "once up" or "once away"; "15 bits": once, up, by a multiplier of 15
             bits, as int16 convolutions have it, which is felt.
     """
     return tf.cast(_scaled(acc, factor, ties), tf.float32)
@@ -56,28 +56,32 @@ def scaled_mean(total: tf.Tensor, count: tf.Tensor, factor: tf.Tensor, ties: str
 
 
 def scaled_sum(
-    values: Sequence[tf.Tensor], steps: Sequence[tf.Tensor], step: tf.Tensor, bits: int, ties: str
+    values: Sequence[tf.Tensor],
+    steps: Sequence[tf.Tensor],
+    step: tf.Tensor,
+    bits: int,
+    ties: tuple[str, str],
 ) -> tf.Tensor:
     """The sum of two tensors on grids of their own, as whole numbers (in float32) of a step.
 
-    With u = 2 max(step_a, step_b), and s = 20 for 8 bits or 15 for 16, every round as in `scaled`:
+    With u = 2 max(step_a, step_b), s = 20 for 8 bits or 15 for 16, and two ways to round, i and o:
 
-        round((round(a 2^s step_a / u) + round(b 2^s step_b / u)) u / (2^s step))
+        o((i(a 2^s step_a / u) + i(b 2^s step_b / u)) u / (2^s step))
 
     Args:
         values: a and b, whole numbers.
         steps: of a and b.
         step: of the sum.
         bits: of a and b.
-        ties: as for `scaled`.
+        ties: i and o, each as for `scaled`.
     """
     own = [tf.cast(of, tf.float64) for of in steps]
     unit, shift = 2.0 * tf.maximum(*own), 2 ** _ADDED[bits]
     a, b = (
-        _scaled(tf.cast(side, tf.int64) * shift, of / unit, ties)
+        _scaled(tf.cast(side, tf.int64) * shift, of / unit, ties[0])
         for side, of in zip(values, own, strict=True)
     )
-    return scaled(a + b, unit / (tf.cast(step, tf.float64) * float(shift)), ties)
+    return scaled(a + b, unit / (tf.cast(step, tf.float64) * float(shift)), ties[1])
 
 
 def half_away(x: tf.Tensor, tie: float = 0.0) -> tf.Tensor:
@@ -103,7 +107,11 @@ def _twice_away(acc: tf.Tensor, q: tf.Tensor, exponent: tf.Tensor) -> tf.Tensor:
     return _twice(acc, q, exponent, _shifted_away)
 
 
-def _once(acc: tf.Tensor, q: tf.Tensor, exponent: tf.Tensor) -> tf.Tensor:
+def _once_up(acc: tf.Tensor, q: tf.Tensor, exponent: tf.Tensor) -> tf.Tensor:
+    return _shifted_up(acc * q, 31 - exponent)
+
+
+def _once_away(acc: tf.Tensor, q: tf.Tensor, exponent: tf.Tensor) -> tf.Tensor:
     return _shifted_away(acc * q, 31 - exponent)
 
 
@@ -116,7 +124,8 @@ Scaling = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 SCALINGS: dict[str, Scaling] = {
     "up": _twice_up,
     "away": _twice_away,
-    "once": _once,
+    "once up": _once_up,
+    "once away": _once_away,
     "15 bits": _in_15_bits,
 }
 """How whole numbers (int64) are multiplied by q 2^(e-31), by the name of it; see `scaled`."""

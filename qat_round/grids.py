@@ -38,7 +38,7 @@ def on_noted_grid(
     return quantize(average, y, training, grid.weights)
 
 
-def held_in_float(y: tf.Tensor, whole: bool) -> tf.Tensor:
+def held_in_float(y: tf.Tensor, whole: bool, ties: str = "") -> tf.Tensor:
     """What a float layer gives to integer ones, to be rounded as it goes to their grid.
 
     In a graph for the converter an operator that changes a last bit keeps the two apart: it would
@@ -47,10 +47,11 @@ def held_in_float(y: tf.Tensor, whole: bool) -> tf.Tensor:
     Args:
         y: the float layer's output.
         whole: whether inference is computed in whole numbers.
+        ties: how QUANTIZE rounds, as for `Given`.
     """
     if is_exporting():
         return tf.nn.leaky_relu(y, alpha=1.0 - 2.0**-24)
-    return note_pending(tf.identity(y), Given(y)) if whole else y
+    return note_pending(tf.identity(y), Given(y, ties)) if whole else y
 
 
 class AverageQuantizer:

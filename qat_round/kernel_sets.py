@@ -26,9 +26,11 @@ class Roundings(NamedTuple):
     Args:
         given: the model's input; "away": x / step, halves away from zero.
         convolution, depthwise, dense, transposed: layers with weights.
+        unbiased: dense layers without a bias.
         matrices: products of two tensors that are added up.
         product: of two tensors, or of a tensor and constants, value by value.
-        sum: of two tensors, or their difference.
+        sum, summands: the sum of two tensors, or their difference; and each of the two before.
+        subtracted: as `summands`, of a difference.
         mean, moved, leaky: means; a tensor that goes to another grid; leaky ReLUs.
         precision: in which the factor of a product or a leaky ReLU is computed, "float" or
             "double".
@@ -38,10 +40,13 @@ class Roundings(NamedTuple):
     convolution: str = ""
     depthwise: str = ""
     dense: str = ""
+    unbiased: str = ""
     transposed: str = "away"
     matrices: str = "away"
     product: str = ""
     sum: str = ""
+    summands: str = ""
+    subtracted: str = "away"
     mean: str = ""
     moved: str = ""
     leaky: str = ""
@@ -50,9 +55,18 @@ class Roundings(NamedTuple):
 
 _XNNPACK = Roundings()
 _TWICE = Roundings(product="away", sum="away", mean="away", moved="away", leaky="away")
-_BUILTIN = _TWICE._replace(convolution="up", depthwise="up", dense="up")
-_REFERENCE = _TWICE._replace(given="away", convolution="away", depthwise="away", dense="once")
-_MICRO = _REFERENCE._replace(dense="away", precision="double")
+_BUILTIN = _TWICE._replace(
+    convolution="up", depthwise="up", dense="up", unbiased="up", summands="once up"
+)
+_REFERENCE = _TWICE._replace(
+    given="away",
+    convolution="away",
+    depthwise="away",
+    dense="once away",
+    unbiased="once away",
+    summands="away",
+)
+_MICRO = _REFERENCE._replace(dense="away", unbiased="away", precision="double")
 _EIGHT_BITS = {
     "default": _XNNPACK,
     "builtin": _BUILTIN,
@@ -64,10 +78,10 @@ _FEW_BITS = _EIGHT_BITS | {  # XNNPACK has no convolutions with INT4 weights: bu
 }
 _SHORT = dict.fromkeys(("convolution", "depthwise", "transposed", "matrices"), "15 bits")
 _SIXTEEN_BITS = {  # XNNPACK has none at all
-    "default": _BUILTIN._replace(**_SHORT),
-    "builtin": _BUILTIN._replace(**_SHORT),
+    "default": _BUILTIN._replace(**_SHORT, dense="once away"),
+    "builtin": _BUILTIN._replace(**_SHORT, dense="once away"),
     "reference": _REFERENCE._replace(**_SHORT),
-    "micro": _MICRO._replace(**_SHORT, dense="15 bits"),
+    "micro": _MICRO._replace(**_SHORT, dense="15 bits", unbiased="15 bits"),
 }
 
 
@@ -81,7 +95,7 @@ def roundings(kernels: str, bits: int = 8, weight_bits: int = 8) -> Roundings:
 
     Example:
         >>> roundings("reference").dense
-        'once'
+        'once away'
     """
     if bits > _NARROW:
         return _SIXTEEN_BITS[kernels]
@@ -91,4 +105,6 @@ def roundings(kernels: str, bits: int = 8, weight_bits: int = 8) -> Roundings:
 def check_kernels(kernels: str, verb: str) -> None:
     """Raises a ValueError that names the sets of kernels there are."""
     if kernels not in KERNEL_SETS:
-        raise ValueError(f"{verb}: kernels={kernels!r} is unknown; allowed are {list(KERNEL_SETS)}.")
+        raise ValueError(
+            f"{verb}: kernels={kernels!r} is unknown; allowed are {list(KERNEL_SETS)}."
+        )

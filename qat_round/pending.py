@@ -60,7 +60,9 @@ class Sums(NamedTuple):
         bias, ratio = self._bias_and_unit(step)
         acc = self._with(bias)
         if self.ties:
-            return scaled(acc, factor_of(self.step_in, self.step_w, step, self.precision), self.ties)
+            return scaled(
+                acc, factor_of(self.step_in, self.step_w, step, self.precision), self.ties
+            )
         return tf.round(acc * ratio)
 
     def _bias_and_unit(self, step: Any) -> tuple[Any, tf.Tensor]:
@@ -87,16 +89,16 @@ class Pair(NamedTuple):
     a: Ints
     b: Ints
     ties: str = ""
+    summands: str = ""
 
     def levels(self, step: tf.Tensor) -> tf.Tensor:
         """The sum as whole numbers of a step."""
         values, steps = (self.a.values, self.b.values), (self.a.step, self.b.step)
         if self.ties:
-            return scaled_sum(values, steps, step, self.a.bits, self.ties)
+            return scaled_sum(values, steps, step, self.a.bits, (self.summands, self.ties))
         *factors, unit = one_call(_factors_of_sum, *steps, step)
         total = sum(
-            tf.cast(side, tf.float64) * factor
-            for side, factor in zip(values, factors, strict=True)
+            tf.cast(side, tf.float64) * factor for side, factor in zip(values, factors, strict=True)
         )
         return tf.cast(tf.floor(total / unit + 0.5), tf.float32)
 

@@ -36,16 +36,13 @@ from .quantizers import RoundingQuantizer
 
 @keras.utils.register_keras_serializable(package="qat_round")
 class GridInput(InputQuantizeLayer):
-    """An input that a RoundingQuantizer puts on its grid, at inference as the file's QUANTIZE does.
-
-    Inputs of 16 bits are rounded as everything else on their grid.
-    """
+    """An input that a RoundingQuantizer puts on its grid, at inference as the file's QUANTIZE does."""
 
     kernels = DEFAULT  # which it computes as; `computed_by` sets it for a while
 
     def call(self, inputs: Any, training: Any = None) -> Any:
         given = tf.identity(inputs)
-        pending = None if self.quantizer.is_wide else Given(given, roundings(self.kernels).given)
+        pending = Given(given, roundings(self.kernels).given)
         return super().call(note_pending(given, pending), training)
 
 
@@ -267,7 +264,7 @@ class GridWrapper(RoundingWrapper):
             call = self.layer.call if self._weight_vars else self.layer
             outputs = call(settled, **kwargs)
         if in_float and self._output_quantizers:
-            outputs = held_in_float(outputs, whole)
+            outputs = held_in_float(outputs, whole, roundings(self.kernels).given)
         return _with_sums(self, self._on_grid(outputs, inputs, training), inputs, training)
 
     @staticmethod

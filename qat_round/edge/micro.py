@@ -75,7 +75,7 @@ def run_micro(
             f"run_micro: the file runs {runner.fixed_batch()} samples at once; export it with "
             "batch_size=1."
         )
-    given = [quantized(named[name], details) for name, details in runner.inputs.items()]
+    given = [quantized(named[name], details, "micro") for name, details in runner.inputs.items()]
     raw, said = _run(file.content, _in_tensor_order(runner, "inputs", given), arena_size)
     found = dict(zip(_order(runner, "outputs"), raw, strict=True))
     outputs = {name: real(found[name], details) for name, details in runner.outputs.items()}
