@@ -31,7 +31,7 @@ class Roundings(NamedTuple):
         product: of two tensors, or of a tensor and constants, value by value.
         sum, summands: the sum of two tensors, or their difference; and each of the two before.
         subtracted: as `summands`, of a difference.
-        mean, moved, leaky: means; a tensor that goes to another grid; leaky ReLUs.
+        mean, leaky, moved: means; leaky ReLUs; a tensor that goes to another grid.
         precision: in which the factor of a product or a leaky ReLU is computed, "float" or
             "double".
     """
@@ -41,7 +41,7 @@ class Roundings(NamedTuple):
     depthwise: str = ""
     dense: str = ""
     unbiased: str = ""
-    transposed: str = "away"
+    transposed: str = "eights"
     matrices: str = "away"
     product: str = ""
     sum: str = ""
@@ -54,19 +54,19 @@ class Roundings(NamedTuple):
 
 
 _XNNPACK = Roundings()
-_TWICE = Roundings(product="away", sum="away", mean="away", moved="away", leaky="away")
-_BUILTIN = _TWICE._replace(
-    convolution="up", depthwise="up", dense="up", unbiased="up", summands="once up"
+_TWICE = dict.fromkeys(set(Roundings._fields) - {"precision"}, "away")
+_REFERENCE = Roundings(**_TWICE)._replace(dense="once away", unbiased="once away")
+_MICRO = Roundings(**_TWICE)._replace(precision="double")
+_BUILTIN = Roundings(**_TWICE)._replace(
+    given="",
+    convolution="up",
+    depthwise="eights",
+    transposed="eights",
+    dense="up",
+    unbiased="up",
+    summands="once up",
+    moved="up",
 )
-_REFERENCE = _TWICE._replace(
-    given="away",
-    convolution="away",
-    depthwise="away",
-    dense="once away",
-    unbiased="once away",
-    summands="away",
-)
-_MICRO = _REFERENCE._replace(dense="away", unbiased="away", precision="double")
 _EIGHT_BITS = {
     "default": _XNNPACK,
     "builtin": _BUILTIN,
@@ -74,7 +74,7 @@ _EIGHT_BITS = {
     "micro": _MICRO,
 }
 _FEW_BITS = _EIGHT_BITS | {  # XNNPACK has no convolutions with INT4 weights: builtin ones compute
-    "default": _XNNPACK._replace(convolution="up", depthwise="up"),
+    "default": _XNNPACK._replace(convolution="up", depthwise="eights"),
 }
 _SHORT = dict.fromkeys(("convolution", "depthwise", "transposed", "matrices"), "15 bits")
 _SIXTEEN_BITS = {  # XNNPACK has none at all

@@ -36,7 +36,7 @@ from .quantizers import RoundingQuantizer
 
 @keras.utils.register_keras_serializable(package="qat_round")
 class GridInput(InputQuantizeLayer):
-    """An input that a RoundingQuantizer puts on its grid, at inference as the file's QUANTIZE does."""
+    """An input that a RoundingQuantizer puts on its grid, at inference as QUANTIZE does."""
 
     kernels = DEFAULT  # which it computes as; `computed_by` sets it for a while
 

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from .kernel_sets import DEFAULT, check_kernels
+from .kernel_sets import check_kernels
 from .tensors import require_quantized
 from .wrapper import GridInput, GridWrapper
 
@@ -57,11 +57,6 @@ def computed_by(model: Any, kernels: str) -> Iterator[Any]:
         yield model
     finally:
         _set(model, layers, before)
-
-
-def is_default(model: Any) -> bool:
-    """Whether the model computes as TFLite's default kernels do."""
-    return all(getattr(layer, "kernels", DEFAULT) == DEFAULT for layer in model.layers)
 
 
 def _set(model: Any, layers: list[Any], kernels: list[str]) -> None:
