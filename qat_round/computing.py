@@ -50,11 +50,18 @@ def computed_by(model: Any, kernels: str) -> Iterator[Any]:
     """
     check_kernels(kernels, "computed_by")
     require_quantized(model, "computed_by")
+    with computing_as(model, kernels):
+        yield model
+
+
+@contextlib.contextmanager
+def computing_as(model: Any, kernels: str) -> Iterator[None]:
+    """`computed_by` of any set of kernels that has a place in the table, and of any model."""
     layers = [layer for layer in model.layers if isinstance(layer, (GridInput, GridWrapper))]
     before = [layer.kernels for layer in layers]
     _set(model, layers, [kernels] * len(layers))
     try:
-        yield model
+        yield
     finally:
         _set(model, layers, before)
 

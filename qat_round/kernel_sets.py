@@ -14,6 +14,9 @@ DEFAULT = "default"
 KERNEL_SETS = (DEFAULT, "builtin", "reference", "micro")
 """With XNNPACK; TFLite's own without it; its plain reference ones; TFLite-Micro's."""
 
+ONNXRUNTIME = "onnxruntime"
+"""Another one, of 8-bit files alone, which `qr.verify_onnx` compares with."""
+
 _NARROW = 8  # bits of activations that XNNPACK computes
 _FEW = 4  # bits of weights that are stored as INT4
 
@@ -67,11 +70,13 @@ _BUILTIN = Roundings(**_TWICE)._replace(
     summands="once up",
     moved="up",
 )
+_ONNXRUNTIME = _XNNPACK._replace(transposed="", matrices="")
 _EIGHT_BITS = {
     "default": _XNNPACK,
     "builtin": _BUILTIN,
     "reference": _REFERENCE,
     "micro": _MICRO,
+    ONNXRUNTIME: _ONNXRUNTIME,
 }
 _FEW_BITS = _EIGHT_BITS | {  # XNNPACK has no convolutions with INT4 weights: builtin ones compute
     "default": _XNNPACK._replace(convolution="up", depthwise="eights"),
@@ -89,7 +94,7 @@ def roundings(kernels: str, bits: int = 8, weight_bits: int = 8) -> Roundings:
     """How a set of kernels rounds.
 
     Args:
-        kernels: one of `KERNEL_SETS`.
+        kernels: one of `KERNEL_SETS`, or `ONNXRUNTIME`.
         bits: of the activations.
         weight_bits: of the weights.
 

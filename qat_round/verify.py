@@ -12,12 +12,11 @@ import numpy as np
 
 from ._compat import keras, tf
 from .answers import FileAnswers, GivenAnswers, KerasAnswers
-from .computing import computed_by
+from .computing import computing_as
 from .kernel_sets import check_kernels
 from .model_data import batches, check_fit, is_arrays, iterated, model_inputs, numeric
 from .parity import Comparison, OutputParity, Parity
 from .precision import full_precision
-from .tensors import is_quantized
 from .tflite_file import Runner, TFLiteFile, sliced
 
 _VERB = "verify_tflite"
@@ -63,8 +62,8 @@ def verify_tflite(
     is_model = isinstance(model_or_outputs, keras.Model)
     model = full_precision(model_or_outputs) if is_model else None
     with contextlib.ExitStack() as stack:
-        if model is not None and is_quantized(model):
-            stack.enter_context(computed_by(model, kernels))
+        if model is not None:
+            stack.enter_context(computing_as(model, kernels))
         found = _verified(model, model_or_outputs, TFLiteFile(tflite), inputs, batch_size, kernels)
     return dataclasses.replace(found, allow_float=allow_float)
 

@@ -82,7 +82,7 @@ def name_of(output):
 
 
 def like_default(kind, kernels):
-    """Outputs whose operators have the same entries in the table of roundings, or differ in ties."""
+    """Outputs whose operators have the same entries in the table, or differ in ties."""
     bits, few = 16 if kind == "int16x8" else 8, 4 if kind == "INT4 weights" else 8
     ours, theirs = (roundings(of, bits, few) for of in ("default", kernels))
     return {
