@@ -2,14 +2,14 @@
 
 A tensor on a grid is whole numbers times a step. Products and sums of whole numbers are exact in
 float32 (below 2^24), so that what a kernel accumulates is computed here without error, and rounded
-once, by the very arithmetic of the kernel (XNNPACK's, which TFLite runs by default):
+once, by the very arithmetic of the kernel: XNNPACK's, which TFLite runs by default, or that of other
+kernels (`kernel_sets`), which round twice. XNNPACK's:
 
     the model's input:            round_half_even(x * (1 / step))
     convolution, dense, product:  round_half_even(accumulator * (step_in step_w / step_out))
     mean, of raw levels:          round_half_away(sum / count * (step_in / step_out) + bias)
     another grid, leaky ReLU:     (a m + 128) >> 8,              m = 256 step_a / step_out
-    transposed conv., matrices:   the same product in 31 bits, rounded twice (gemmlowp's way)
-    sum, difference of two:                  (a m_a + b m_b + half) >> shift,   m in 21 bits
+    sum, difference of two:       (a m_a + b m_b + half) >> shift,   m in 21 bits
 """
 
 from __future__ import annotations
