@@ -2,8 +2,8 @@
 
 A tensor on a grid is whole numbers times a step. Products and sums of whole numbers are exact in
 float32 (below 2^24), so that what a kernel accumulates is computed here without error, and rounded
-once, by the very arithmetic of the kernel: XNNPACK's, which TFLite runs by default, or that of other
-kernels (`kernel_sets`), which round twice. XNNPACK's:
+by the very arithmetic of the kernel: XNNPACK's, which TFLite runs by default and which rounds once,
+or that of other kernels (`kernel_sets`), which round twice. XNNPACK's:
 
     the model's input:            round_half_even(x * (1 / step))
     convolution, dense, product:  round_half_even(accumulator * (step_in step_w / step_out))
