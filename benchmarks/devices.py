@@ -38,17 +38,24 @@ KINDS = {  # kind of file -> (model, io)
     "INT4 weights": ("4-bit weights", "int8"),
     "int16x8": ("16-bit activations", "int16"),
 }
-KERNELS = {"default": "default", "no XNNPACK": "builtin", "reference": "reference"}
+KERNELS = {
+    "default": "default",
+    "no XNNPACK": "builtin",
+    "reference": "reference",
+    "micro": "micro",
+}
 VELA = ("int8", "int16x8")
 SAMPLES = 128
 TITLE = "Every kind of file on every runtime, against Keras"
 NOTES = f"""\
 Nets trained on real data (`benchmarks/device_nets.py`), quantized, fine-tuned. The logits of
-{SAMPLES} test samples: furthest distance from Keras in steps of the output's grid, and in brackets
-the share that is the very same integer. *default*: LiteRT with XNNPACK; *no XNNPACK*: its built-in
-kernels; *reference*: its reference kernels; *micro*: TFLite-Micro's own interpreter (x86); *onnx*:
-the model's `export_onnx` in onnxruntime. *logits span*: how many steps they span. The dense layer
-of INT4 files has 8 bits: TFLite-Micro refuses INT4 dense layers with a step for each channel.
+{SAMPLES} test samples: furthest distance from Keras, computing as these kernels do
+(`qr.computed_by`), in steps of the output's grid, and in brackets the share that is the very same
+integer. *default*: LiteRT with XNNPACK; *no XNNPACK*: its built-in kernels; *reference*: its
+reference kernels; *micro*: TFLite-Micro's own interpreter (x86); *onnx*: the model's `export_onnx`
+in onnxruntime. *uncomputed*: the furthest that these are from Keras when it computes as by default.
+*logits span*: how many steps they span. The dense layer of INT4 files has 8 bits: TFLite-Micro
+refuses INT4 dense layers with a step for each channel.
 Cycles, SRAM and flash are Vela's estimates for Ethos-U55-128."""
 
 
@@ -95,21 +102,30 @@ def parities(model: Any, tflite: bytes, data: Data) -> dict[str, Any]:
     """Distances from Keras on each runtime, and TFLite-Micro's arena."""
     file, inputs = TFLiteFile(tflite), data.x_test[:SAMPLES]
     step = float(file.tensors[file.outputs[0]].scales[0])
-    ours = np.asarray(model(inputs, training=False))
-    found = {"logits span": round(float(np.ptp(ours)) / step)}
+    default = np.asarray(model(inputs, training=False))
+    found: dict[str, Any] = {"logits span": round(float(np.ptp(default)) / step)}
+    apart = 0.0
     for column, kernels in KERNELS.items():
         try:
-            found[column] = cell(ours, litert(file, inputs, kernels), step)
+            theirs, arena = answers(file, inputs, kernels)
         except ValueError as error:
             found[column] = f"refused: {str(error).split(': ', 1)[-1][:80]}"
-    try:
-        micro = qr.edge.run_micro(tflite, inputs)
-        found["micro"] = cell(ours, next(iter(micro.outputs.values())), step)
-        found["arena"] = f"{micro.arena_bytes:,}"
-    except ValueError as error:
-        found["micro"] = f"refused: {str(error)[:80]}"
-    found["onnx"] = onnx(model, inputs, step)
-    return found
+            continue
+        with qr.computed_by(model, kernels):
+            found[column] = cell(np.asarray(model(inputs, training=False)), theirs, step)
+        found |= arena
+        apart = max(apart, compare("logits", default, theirs, step).max_steps)
+    return found | {"onnx": onnx(model, inputs, step), "uncomputed": f"{apart:.2f}"}
+
+
+def answers(
+    file: TFLiteFile, inputs: np.ndarray, kernels: str
+) -> tuple[np.ndarray, dict[str, str]]:
+    """What a runtime answers, and TFLite-Micro's arena."""
+    if kernels != "micro":
+        return litert(file, inputs, kernels), {}
+    micro = qr.edge.run_micro(file.content, inputs)
+    return next(iter(micro.outputs.values())), {"arena": f"{micro.arena_bytes:,}"}
 
 
 def cell(ours: np.ndarray, theirs: np.ndarray, step: float) -> str:

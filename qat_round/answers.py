@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ._compat import QuantizeWrapper, keras, tf
+from .micro_runner import MicroRunner
 from .model_data import for_any_batch_size
 from .observing import observing
 from .parity import not_the_same
@@ -80,7 +81,7 @@ class FileAnswers:
     """
 
     def __init__(self, file: TFLiteFile, with_logits: bool, kernels: str):
-        self.runner = Runner(file, keep_all=with_logits, kernels=kernels)
+        self.runner = _runner(file, with_logits, kernels)
         sources = {
             name: file.quantized_source(details["index"])
             for name, details in self.runner.outputs.items()
@@ -94,6 +95,12 @@ class FileAnswers:
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         outputs = dict(zip(self.runner.outputs, self.runner(batch), strict=True))
         return outputs, {name: self.runner.read(index) for name, index in self.squashed.items()}
+
+
+def _runner(file: TFLiteFile, keep_all: bool, kernels: str) -> Runner:
+    if kernels == "micro":
+        return MicroRunner(file, "verify_tflite(kernels='micro')")
+    return Runner(file, keep_all=keep_all, kernels=kernels)
 
 
 def _step(file: TFLiteFile, tensor: int) -> float | None:

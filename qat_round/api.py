@@ -37,6 +37,9 @@ from .compare import (
     LayerComparison,
     compare_layers,
 )
+from .computing import (
+    computed_by,
+)
 from .configs import (
     RoundingConfig,
 )
@@ -205,6 +208,7 @@ __all__ = [
     "calibrate",
     "compare_layers",
     "compare_rounders",
+    "computed_by",
     "coverage",
     "edge",
     "encodings",

@@ -7,35 +7,23 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ._compat import keras, tf
-from .exact import (
-    Clipped,
-    Ints,
-    Leaky,
-    Mean,
-    Moved,
-    Pair,
-    Sums,
-    note_fused,
-    note_pending,
-    noted_fused,
-    noted_ints,
-    noted_pending,
-)
-from .exact_wide import WideProduct
+from .exact import note_fused, note_pending, noted_fused, noted_ints, noted_pending
 from .grids import GridClip, norm_constants
+from .kernel_sets import Roundings, roundings
 from .notes import noted_grid
+from .pending import Clipped, Ints, Leaky, Mean, Moved, Pair, Sums
 
 _L = keras.layers
-_EXACT_BITS = 8  # sums of products of wider integers are not exact in float32
+_EXACT_BITS = 8  # sums of products of wider integers are not exact in float32, but in float64
 _HALF = 256.0  # 16-bit numbers are summed in two halves
-_KERNELS = {
-    _L.Conv1D: "kernel",
-    _L.Conv2D: "kernel",
-    _L.Conv1DTranspose: "kernel",
-    _L.Conv2DTranspose: "kernel",
-    _L.DepthwiseConv1D: "depthwise_kernel",
-    _L.DepthwiseConv2D: "depthwise_kernel",
-    _L.Dense: "kernel",
+_LINEAR = {  # class -> its weights, and its kind of operator in `Roundings`
+    _L.Conv1D: ("kernel", "convolution"),
+    _L.Conv2D: ("kernel", "convolution"),
+    _L.Conv1DTranspose: ("kernel", "transposed"),
+    _L.Conv2DTranspose: ("kernel", "transposed"),
+    _L.DepthwiseConv1D: ("depthwise_kernel", "depthwise"),
+    _L.DepthwiseConv2D: ("depthwise_kernel", "depthwise"),
+    _L.Dense: ("kernel", "dense"),
 }
 
 AFFINES: set[type] = set()
@@ -48,14 +36,10 @@ REDUCTIONS: set[type] = set()
 """Layers that reduce axes, by the word in their `kind`; the room that owns them adds them."""
 
 COMPUTED: dict[type, Callable[[Any, Any], Any]] = {}
-"""Other layers that compute in whole numbers, and how: functions of (layer, inputs); the room that
-owns them adds them."""
+"""Other layers that compute in whole numbers, and how: functions of (wrapper, inputs); the room
+that owns them adds them."""
 
 _MEANS = (_L.GlobalAveragePooling1D, _L.GlobalAveragePooling2D)
-_TIES = dict.fromkeys((_L.Conv1DTranspose, _L.Conv2DTranspose), "away")
-_INT4_TIES = _TIES | dict.fromkeys((_L.Conv1D, _L.Conv2D), "up")
-_INT4_TIES |= dict.fromkeys((_L.DepthwiseConv1D, _L.DepthwiseConv2D), "away")
-"""Which kernels round twice, and how (see `fixed_point`): XNNPACK does not have them."""
 
 
 @tf.autograph.experimental.do_not_convert  # it calls Keras's own layers alone
@@ -63,28 +47,28 @@ def compute(wrapper: Any, inputs: Any) -> Any:
     """The layer's outputs, computed in whole numbers and noted as such; None where it cannot be.
 
     Args:
-        wrapper: a GridWrapper whose quantized weights are set.
+        wrapper: a GridWrapper whose quantized weights are set, and whose `kernels` are those that
+            it computes as.
         inputs: what it was called on.
     """
     layer = wrapper.layer
     if type(layer) in COMPUTED:
-        return COMPUTED[type(layer)](layer, inputs)
-    name = next((_KERNELS[cls] for cls in type(layer).__mro__ if cls in _KERNELS), None)
-    if name is not None and type(layer).__module__.startswith(("tf_keras.", "qat_round.")):
-        return _linear(wrapper, inputs, name)
+        return COMPUTED[type(layer)](wrapper, inputs)
+    linear = next((_LINEAR[cls] for cls in type(layer).__mro__ if cls in _LINEAR), None)
+    if linear is not None and type(layer).__module__.startswith(("tf_keras.", "qat_round.")):
+        return _linear(wrapper, inputs, *linear)
     if isinstance(layer, _L.BatchNormalization):
         return _normed(layer, inputs)
     if isinstance(layer, (_L.ReLU, GridClip)) or _is_relu(layer):
         return _clipped(layer, inputs)
     if type(layer) in (_L.Add, _L.Multiply, _L.Subtract):
-        return _joined(layer, inputs)
+        return _joined(wrapper, inputs)
     if type(layer) is _L.LeakyReLU:
-        x = ints_of(inputs)
-        return x and note_pending(layer.call(inputs), Leaky(x, float(layer.alpha)))
+        return _leaky(wrapper, inputs)
     if type(layer) in PRODUCTS:
-        return _multiplied(layer, inputs)
+        return _multiplied(wrapper, inputs)
     if type(layer) in _MEANS or (type(layer) in REDUCTIONS and layer.kind == "mean"):
-        return _averaged(layer, inputs)
+        return _averaged(wrapper, inputs)
     return _against_a_number(wrapper, inputs) if type(layer) in AFFINES else None
 
 
@@ -121,12 +105,12 @@ def with_sums(layer: Any, rounded: Any, exact: Any) -> Any:
     return note_fused(rounded, sums)
 
 
-def moved(x: Any) -> Any:
-    """A tensor on a grid, noted as going to another one; itself where it is on none."""
+def moved(wrapper: Any, x: Any) -> Any:
+    """A tensor on a grid, noted as going to the wrapper's; itself where it is on none."""
     ints = ints_of(x)
     if ints is None or ints.bits > _EXACT_BITS:
         return x
-    return note_pending(tf.identity(x), Moved(ints))
+    return note_pending(tf.identity(x), Moved(ints, _roundings(wrapper, ints).moved))
 
 
 def ints_of(x: Any) -> Ints | None:
@@ -140,7 +124,11 @@ def ints_of(x: Any) -> Ints | None:
     return None if step.shape.rank else Ints(tf.round(x / step), step, grid.quantizer.bits)
 
 
-def _linear(wrapper: Any, inputs: Any, name: str) -> Any:
+def _roundings(wrapper: Any, x: Ints, weight_bits: int = 8) -> Roundings:
+    return roundings(wrapper.kernels, x.bits, weight_bits)
+
+
+def _linear(wrapper: Any, inputs: Any, name: str, kind: str) -> Any:
     x = ints_of(inputs) if tf.is_tensor(inputs) else None
     if x is None or len(wrapper._weight_vars) != 1:
         return None
@@ -151,11 +139,12 @@ def _linear(wrapper: Any, inputs: Any, name: str) -> Any:
     kernel = tf.round(getattr(layer, name) / _against(quantizer, grid.step, variable.shape))
     with _as_sums(layer, name, kernel):
         acc = _summed(layer, x)
-    bias = layer.bias if layer.use_bias else None
-    table = _INT4_TIES if quantizer.bits <= 4 else _TIES
-    ties = next((table[cls] for cls in type(layer).__mro__ if cls in table), "")
-    is_dense = isinstance(layer, _L.Dense)
-    sums = Sums(acc, x.step, tf.convert_to_tensor(grid.step), bias, ties, is_dense)
+    bias, step = layer.bias if layer.use_bias else None, tf.convert_to_tensor(grid.step)
+    is_dense = kind == "dense"
+    kind = "unbiased" if is_dense and bias is None else kind
+    ties = getattr(_roundings(wrapper, x, quantizer.bits), kind)
+    precision = "product" if is_dense and not step.shape.rank else "double"
+    sums = Sums(acc, x.step, step, bias, ties, precision)
     is_relu = getattr(layer, "activation", None) is keras.activations.relu
     return note_pending(layer.activation(sums.real()), Clipped(sums) if is_relu else sums)
 
@@ -208,41 +197,63 @@ def _normed(layer: Any, inputs: Any) -> Any:
     return note_pending(normed.real(), normed)
 
 
-def _joined(layer: Any, inputs: Any) -> Any:
-    sides = [side for side in map(ints_of, inputs) if side is not None]
-    if len(inputs) != 2 or len(sides) != 2:
+def _joined(wrapper: Any, inputs: Any) -> Any:
+    layer, sides = wrapper.layer, [side for side in map(ints_of, inputs) if side is not None]
+    if len(inputs) != 2 or len(sides) != 2 or sides[0].bits != sides[1].bits:
         return None
     a, b = sides
     if type(layer) is _L.Multiply:
-        if a.bits + b.bits > 2 * _EXACT_BITS:
-            return note_pending(layer.call(inputs), WideProduct(a, b))
-        sums = Sums(a.values * b.values, a.step, b.step, None)
-        return note_pending(sums.real(), sums)
+        return _product(wrapper, a, b)
+    how = _roundings(wrapper, a)
     if type(layer) is _L.Subtract:
-        b = b._replace(values=-b.values)
-    return note_pending(layer.call(inputs), Pair(a, b))
+        pair = Pair(a, b._replace(values=-b.values), how.sum, how.subtracted)
+    else:
+        pair = Pair(a, b, how.sum, how.summands)
+    return note_pending(layer.call(inputs), pair)
 
 
-def _multiplied(layer: Any, inputs: Any) -> Any:
-    """Products of two tensors, added up by TFLite's own kernel."""
-    sides = [side for side in map(ints_of, inputs) if side is not None]
-    if len(sides) != 2 or getattr(layer, "normalize", False):
-        return None
-    a, b = sides
-    if max(a.bits, b.bits) > _EXACT_BITS:
-        return None
-    sums = Sums(layer.call([a.values, b.values]), a.step, b.step, None, ties="away")
+def _product(wrapper: Any, a: Ints, b: Ints) -> Any:
+    how = _roundings(wrapper, a)
+    sums = Sums(_wide(a) * _wide(b), a.step, b.step, None, how.product, how.precision)
     return note_pending(sums.real(), sums)
 
 
-def _averaged(layer: Any, inputs: Any) -> Any:
-    x, note = ints_of(inputs), noted_grid(inputs)
-    if x is None or note is None or x.bits != _EXACT_BITS:
+def _wide(x: Ints) -> tf.Tensor:
+    """The whole numbers, in a type that holds products of them."""
+    return x.values if x.bits <= _EXACT_BITS else tf.cast(x.values, tf.float64)
+
+
+def _leaky(wrapper: Any, inputs: Any) -> Any:
+    layer, x = wrapper.layer, ints_of(inputs)
+    if x is None:
         return None
-    means = layer.call(x.values)
-    count = tf.cast(tf.size(x.values) / tf.size(means), tf.float32)
+    how = _roundings(wrapper, x)
+    leaky = Leaky(x, float(layer.alpha), how.leaky, how.precision)
+    return note_pending(layer.call(inputs), leaky)
+
+
+def _multiplied(wrapper: Any, inputs: Any) -> Any:
+    """Products of two tensors, added up."""
+    layer, sides = wrapper.layer, [side for side in map(ints_of, inputs) if side is not None]
+    if len(sides) != 2 or getattr(layer, "normalize", False) or sides[0].bits != sides[1].bits:
+        return None
+    a, b = sides
+    acc, ties = layer.call([_wide(a), _wide(b)]), _roundings(wrapper, a).matrices
+    sums = Sums(acc, a.step, b.step, None, ties, "product")
+    return note_pending(sums.real(), sums)
+
+
+def _averaged(wrapper: Any, inputs: Any) -> Any:
+    layer, x, note = wrapper.layer, ints_of(inputs), noted_grid(inputs)
+    if x is None or note is None or x.bits < _EXACT_BITS:
+        return None
+    values = _wide(x)
+    means = layer.call(values)
+    count = tf.cast(tf.size(values) / tf.size(means), means.dtype)
     zero = note.quantizer.grid(note.weights).zero_point - 2.0 ** (x.bits - 1)
-    return note_pending(layer.call(inputs), Mean(tf.round(means * count), count, x.step, zero))
+    ties = _roundings(wrapper, x).mean
+    mean = Mean(tf.round(means * count), count, x.step, zero, ties)
+    return note_pending(layer.call(inputs), mean)
 
 
 def _against_a_number(wrapper: Any, inputs: Any) -> Any:
@@ -257,6 +268,7 @@ def _against_a_number(wrapper: Any, inputs: Any) -> Any:
     is_product = layer.scale is not None
     constant = tf.round((layer.scale if is_product else layer.offset) / step)
     if not is_product:
-        return note_pending(layer.call(inputs), Pair(x, Ints(constant, step)))
-    sums = Sums(x.values * constant, x.step, step, None)
-    return note_pending(sums.real(), sums)
+        how = _roundings(wrapper, x)
+        pair = Pair(x, Ints(constant, step), how.sum, how.summands)
+        return note_pending(layer.call(inputs), pair)
+    return _product(wrapper, x, Ints(constant, step))

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ._compat import builtin_operator_names, keras, tf
-from .exact import Sums
 from .file_few_levels import MOST_BITS, Levels, put_in
 from .grids import norm_constants
+from .pending import Sums
 from .tensors import quantized_tensors
 from .tflite_file import LINEAR, Places, operator_name
 

@@ -1,50 +1,21 @@
 """Operators of 16 bits that TFLite has and its converter does not write, put into its files.
 
-The converter gives a sigmoid or tanh an output of 8 bits whatever is asked, and never writes a
-QUANTIZE from 8 to 16 bits or back. So they are shown to it as other operators that compute the same
-in float, between two that change a last bit at most; what is between DEQUANTIZE and QUANTIZE
-becomes the one operator afterwards. A file that is converted in another way than by
-`qr.export_tflite` keeps them, and answers the same.
+See `integer.stand_ins` for what stands for them in what it converts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from ._compat import builtin_operator_names, read_flatbuffer, tf, tflite_schema, write_flatbuffer
+from ._compat import builtin_operator_names, read_flatbuffer, tflite_schema, write_flatbuffer
+from .integer.stand_ins import BEGIN, ENDS
 from .tflite_file import operator_name
 
-_LITTLE = 2.0**-23
-_BEGIN = 1.0 - _LITTLE
-_ENDS = {
-    "QUANTIZE": 1.0 - 2.0 * _LITTLE,
-    "LOGISTIC": 1.0 - 3.0 * _LITTLE,
-    "TANH": 1.0 - 4.0 * _LITTLE,
-}
-"""Slopes of the leaky ReLUs in front of what stands for an operator, and behind it."""
-
-_ONE = 1.0 + 2.0**-20  # of what has 1 here the converter makes a sigmoid again
-_FLOAT: dict[str, Callable[[Any], Any]] = {
-    "QUANTIZE": tf.identity,
-    "LOGISTIC": lambda x: _ONE / (_ONE + tf.exp(-x)),
-    "TANH": lambda x: 1.0 - 2.0 * _ONE / (_ONE + tf.exp(2.0 * x)),
-}
 _LONGEST = 8  # operators between the two
 _VERSIONS = {"LOGISTIC": 3, "TANH": 3, "QUANTIZE": 2}
-
-
-def stand_in(x: tf.Tensor, operator: str) -> tf.Tensor:
-    """What an operator makes of x, as the converter is to see it.
-
-    Args:
-        x: float.
-        operator: "QUANTIZE", "LOGISTIC" or "TANH".
-    """
-    y = _FLOAT[operator](tf.nn.leaky_relu(x, alpha=_BEGIN))
-    return tf.nn.leaky_relu(y, alpha=_ENDS[operator])
 
 
 def put_wide_operators(file: Any) -> int:
@@ -101,12 +72,12 @@ class _Rewrite:
             return None
         operator = self.before(last)
         slope = self.slope(operator)
-        name = next((name for name, end in _ENDS.items() if slope == np.float32(end)), None)
+        name = next((name for name, end in ENDS.items() if slope == np.float32(end)), None)
         if name is None:
             return None
         for _ in range(_LONGEST):
             operator = self.before(operator)
-            if self.slope(operator) == np.float32(_BEGIN):
+            if self.slope(operator) == np.float32(BEGIN):
                 first = self.before(operator)
                 is_integer = self.name(first) == "DEQUANTIZE"
                 return (int(first.inputs[0]), name) if is_integer else None

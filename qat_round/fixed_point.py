@@ -1,4 +1,4 @@
-"""How TFLite's own kernels, which compute what has INT4 weights, scale their sums down.
+"""How TFLite's own kernels, which compute what XNNPACK does not, scale their sums down.
 
 XNNPACK rounds once. These kernels multiply by a whole number of 31 bits, round, shift right by what
 is left, and round again; so a value just below a half can go up twice:
@@ -6,38 +6,83 @@ is left, and round again; so a value just below a half can go up twice:
     m = q 2^(e-31),  q a whole number, 2^30 <= q < 2^31
     h = round(acc 2^max(e,0) q / 2^31),   level = round(h / 2^max(-e,0))
 
-Both roundings take halves up in convolutions, away from zero in depthwise ones. Found by comparing
-every integer with the kernels' (TensorFlow 2.21, LiteRT 2.3).
+The first rounding takes halves up, the second one up or away from zero. Found by comparing every
+integer with the kernels' (TensorFlow 2.21, LiteRT 2.3).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 from ._compat import tf
+
+_ADDED = {8: 20, 16: 15}  # bits of what is added -> how far a kernel shifts it left before
+_FURTHEST = 32  # that a mean's factor is shifted
 
 
 def scaled(acc: tf.Tensor, factor: tf.Tensor, ties: str) -> tf.Tensor:
     """Sums times a factor, as whole numbers (in float32), by the kernel's arithmetic.
 
     Args:
-        acc: whole numbers in float32.
+        acc: whole numbers.
         factor: positive, float64, () or (channels,).
-        ties: "up" or "away".
+        ties: a key of `SCALINGS`: "up" or "away", rounded twice, halves of the second rounding up
+            or away from zero; "eights": "up" for whole blocks of eight channels, "away" for the
+            channels behind them; "once up" or "once away"; "15 bits": once, up, by a multiplier of
+            15 bits, as int16 convolutions have it, which is felt.
+    """
+    return tf.cast(_scaled(acc, factor, ties), tf.float32)
+
+
+def scaled_mean(total: tf.Tensor, count: tf.Tensor, factor: tf.Tensor, ties: str) -> tf.Tensor:
+    """The mean of whole numbers, times a factor, as whole numbers (in float32).
+
+    The kernel makes the count a part of the multiplier and cuts off what does not fit:
+
+        q' = floor(q 2^s / count),  e' = e - s,  s = floor(log2(count))
+
+    Args:
+        total: the sum of whole numbers.
+        count: of how many.
+        factor: positive, float64, ().
+        ties: as for `scaled`.
     """
     q, exponent = _multiplier(factor)
-    left, right = tf.maximum(exponent, 0), tf.maximum(-exponent, 0)
-    rounded = _shifted_up if ties == "up" else _shifted_away
-    high = rounded(tf.bitwise.left_shift(tf.cast(acc, tf.int64), left) * q, 31 * tf.ones_like(left))
-    return tf.cast(rounded(high, right), tf.float32)
+    shift = tf.minimum(_exponent(tf.cast(count, tf.float64)) - 1, _FURTHEST)
+    shift = tf.minimum(shift, 31 + exponent)
+    short = tf.bitwise.left_shift(q, shift) // tf.cast(count, tf.int64)
+    mean = SCALINGS[ties](tf.cast(total, tf.int64), short, exponent - shift)
+    return tf.cast(mean, tf.float32)
 
 
-def in_15_bits(factor: tf.Tensor) -> tf.Tensor:
-    """A multiplier (float64) as TFLite's int16 convolutions have it: m 2^(e-15), m of 15 bits.
+def scaled_sum(
+    values: Sequence[tf.Tensor],
+    steps: Sequence[tf.Tensor],
+    step: tf.Tensor,
+    bits: int,
+    ties: tuple[str, str],
+) -> tf.Tensor:
+    """The sum of two tensors on grids of their own, as whole numbers (in float32) of a step.
 
-    That is less than the 16 bits of what they compute, so that it is felt.
+    With u = 2 max(step_a, step_b), s = 20 for 8 bits or 15 for 16, and two ways to round, i and o:
+
+        o((i(a 2^s step_a / u) + i(b 2^s step_b / u)) u / (2^s step))
+
+    Args:
+        values: a and b, whole numbers.
+        steps: of a and b.
+        step: of the sum.
+        bits: of a and b.
+        ties: i and o, each as for `scaled`.
     """
-    q, exponent = _multiplier(factor)
-    short = tf.minimum((q + 2**15) // 2**16, 0x7FFF)
-    return tf.cast(short, tf.float64) * _power_of_two(exponent - 15)
+    own = [tf.cast(of, tf.float64) for of in steps]
+    unit, shift = 2.0 * tf.maximum(*own), 2 ** _ADDED[bits]
+    a, b = (
+        _scaled(tf.cast(side, tf.int64) * shift, of / unit, ties[0])
+        for side, of in zip(values, own, strict=True)
+    )
+    return scaled(a + b, unit / (tf.cast(step, tf.float64) * float(shift)), ties[1])
 
 
 def half_away(x: tf.Tensor, tie: float = 0.0) -> tf.Tensor:
@@ -45,13 +90,69 @@ def half_away(x: tf.Tensor, tie: float = 0.0) -> tf.Tensor:
     return tf.sign(x) * tf.floor(tf.abs(x) + (0.5 + tie))
 
 
+def _scaled(acc: tf.Tensor, factor: tf.Tensor, ties: str) -> tf.Tensor:
+    return SCALINGS[ties](tf.cast(acc, tf.int64), *_multiplier(factor))
+
+
+def _twice(acc: tf.Tensor, q: tf.Tensor, exponent: tf.Tensor, last: Any) -> tf.Tensor:
+    left, right = tf.maximum(exponent, 0), tf.maximum(-exponent, 0)
+    high = _shifted_up(tf.bitwise.left_shift(acc, left) * q, 31 * tf.ones_like(left))
+    return last(high, right)
+
+
+def _twice_up(acc: tf.Tensor, q: tf.Tensor, exponent: tf.Tensor) -> tf.Tensor:
+    return _twice(acc, q, exponent, _shifted_up)
+
+
+def _twice_away(acc: tf.Tensor, q: tf.Tensor, exponent: tf.Tensor) -> tf.Tensor:
+    return _twice(acc, q, exponent, _shifted_away)
+
+
+def _in_eights(acc: tf.Tensor, q: tf.Tensor, exponent: tf.Tensor) -> tf.Tensor:
+    blocks = acc.shape[-1] // 8 * 8
+    in_block = tf.range(acc.shape[-1]) < blocks
+    return tf.where(in_block, _twice_up(acc, q, exponent), _twice_away(acc, q, exponent))
+
+
+def _once_up(acc: tf.Tensor, q: tf.Tensor, exponent: tf.Tensor) -> tf.Tensor:
+    return _shifted_up(acc * q, 31 - exponent)
+
+
+def _once_away(acc: tf.Tensor, q: tf.Tensor, exponent: tf.Tensor) -> tf.Tensor:
+    return _shifted_away(acc * q, 31 - exponent)
+
+
+def _in_15_bits(acc: tf.Tensor, q: tf.Tensor, exponent: tf.Tensor) -> tf.Tensor:
+    short = tf.minimum((q + 2**15) // 2**16, 0x7FFF)
+    return _shifted_up(acc * short, 15 - exponent)
+
+
+Scaling = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+SCALINGS: dict[str, Scaling] = {
+    "up": _twice_up,
+    "away": _twice_away,
+    "eights": _in_eights,
+    "once up": _once_up,
+    "once away": _once_away,
+    "15 bits": _in_15_bits,
+}
+"""How whole numbers (int64) are multiplied by q 2^(e-31), by the name of it; see `scaled`."""
+
+
 def _multiplier(factor: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """q and e: the factor is q 2^(e-31)."""
-    bits = tf.bitcast(factor, tf.int64)
-    exponent = tf.bitwise.bitwise_and(tf.bitwise.right_shift(bits, _whole(bits, 52)), 0x7FF) - 1022
+    """q and e: the factor is q 2^(e-31); of 0, as channels without weights have it, both are 0."""
+    is_positive = tf.cast(factor > 0.0, tf.int64)
+    factor = tf.where(factor > 0.0, factor, tf.ones_like(factor))
+    exponent = _exponent(factor)
     q = tf.cast(tf.floor(factor * _power_of_two(31 - exponent) + 0.5), tf.int64)
     full = tf.cast(q >= 2**31, tf.int64)
-    return tf.where(full > 0, q // 2, q), exponent + full
+    return tf.where(full > 0, q // 2, q) * is_positive, (exponent + full) * is_positive
+
+
+def _exponent(x: tf.Tensor) -> tf.Tensor:
+    """e of a positive x (float64): x = m 2^e, 1/2 <= m < 1."""
+    bits = tf.bitcast(x, tf.int64)
+    return tf.bitwise.bitwise_and(tf.bitwise.right_shift(bits, _whole(bits, 52)), 0x7FF) - 1022
 
 
 def _power_of_two(exponent: tf.Tensor) -> tf.Tensor:

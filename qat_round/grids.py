@@ -6,12 +6,13 @@ from typing import Any
 
 from ._compat import is_exporting, keras, tf
 from .affine import Grid, native_fake_quant
-from .exact import Given, note_pending
+from .exact import note_pending
 from .fake_quantization import fake_quant
 from .fixed_point import half_away
 from .notes import GridNote, SumNote, note_grid
 from .observing import is_bypassed, quantize
 from .one_call import one_call
+from .pending import Given
 from .quantizers import RoundingQuantizer
 
 _TIE = 1e-4  # averages are multiples of 1/n apart; floats of them are this near, in steps
@@ -37,7 +38,7 @@ def on_noted_grid(
     return quantize(average, y, training, grid.weights)
 
 
-def held_in_float(y: tf.Tensor, whole: bool) -> tf.Tensor:
+def held_in_float(y: tf.Tensor, whole: bool, ties: str = "") -> tf.Tensor:
     """What a float layer gives to integer ones, to be rounded as it goes to their grid.
 
     In a graph for the converter an operator that changes a last bit keeps the two apart: it would
@@ -46,10 +47,11 @@ def held_in_float(y: tf.Tensor, whole: bool) -> tf.Tensor:
     Args:
         y: the float layer's output.
         whole: whether inference is computed in whole numbers.
+        ties: how QUANTIZE rounds, as for `Given`.
     """
     if is_exporting():
         return tf.nn.leaky_relu(y, alpha=1.0 - 2.0**-24)
-    return note_pending(tf.identity(y), Given(y)) if whole else y
+    return note_pending(tf.identity(y), Given(y, ties)) if whole else y
 
 
 class AverageQuantizer:

@@ -141,9 +141,9 @@ def model_spec(
         weights, activations: what `qr.LayerSpec` takes.
         overrides: {layer name pattern or class: LayerSpec}.
     """
-    common = {"weights": weight_bits, "activations": activation_bits}
+    common = (TensorSpec(bits=bits, rounder=rounder) for bits in (weight_bits, activation_bits))
     asked = LayerSpec(weights, activations)
-    base = LayerSpec(*(TensorSpec(bits=bits, rounder=rounder) for bits in common.values()))
+    base = LayerSpec(next(common), next(common))
     return ModelSpec(asked.over(base), overrides)
 
 

@@ -19,8 +19,10 @@ from typing import Any
 import numpy as np
 
 from ._compat import read_flatbuffer, tf, tflite_schema, write_flatbuffer
+from .computing import computing_as
 from .export import check_writable, export_tflite, write_file
 from .file_few_levels import unpacked
+from .kernel_sets import ONNXRUNTIME
 from .model_data import model_inputs
 from .parity import OutputParity, compare
 from .tensors import quantized_tensors, require_quantized
@@ -84,9 +86,9 @@ class OnnxParity:
 def verify_onnx(model: Any, onnx: bytes | str | os.PathLike[str], inputs: Any) -> OnnxParity:
     """Compares an `.onnx`, run by onnxruntime, with the quantized Keras model (extra [onnx]).
 
-    Both compute in integers and round alike; a mean and what has no integer operator in onnxruntime
-    are computed in float, so that single values may be a step apart. TFLite's kernels for INT4
-    weights round twice, which onnxruntime does not: models that have them differ by more.
+    The model computes as onnxruntime does, which rounds sums once, those of weights of fewer than 8
+    bits too; a mean and what has no integer operator in onnxruntime are computed in float, so that
+    single values may be a step apart.
 
     Args:
         model: the quantized model.
@@ -109,7 +111,8 @@ def verify_onnx(model: Any, onnx: bytes | str | os.PathLike[str], inputs: Any) -
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     names = [given.name for given in session.get_inputs()]
     theirs = session.run(list(model.output_names), dict(zip(names, arrays, strict=True)))
-    ours = tf.nest.flatten(model(arrays if len(arrays) > 1 else arrays[0], training=False))
+    with computing_as(model, ONNXRUNTIME):
+        ours = tf.nest.flatten(model(arrays if len(arrays) > 1 else arrays[0], training=False))
     steps = [
         _step(model, name, y.numpy()) for name, y in zip(model.output_names, ours, strict=True)
     ]

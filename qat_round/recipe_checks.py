@@ -8,8 +8,8 @@ from typing import Any
 from .data_files import Data, read_data
 from .edge import budget
 from .edge.figures import MICRO
-from .edge.micro import require
 from .figures import why_no_score
+from .micro_runner import require
 from .model_data import check_inputs, model_inputs
 from .onnx_file import require_onnx
 from .parity import Parity

@@ -13,6 +13,7 @@ import numpy as np
 
 from ._compat import builtin_operator_names, interpreter, read_flatbuffer, tensor_type_names
 from .declared_sizes import check_values
+from .kernel_sets import DEFAULT, roundings
 
 _CASTS = ("QUANTIZE", "DEQUANTIZE")
 _FLOATS = ("FLOAT32", "FLOAT16", "FLOAT64", "BFLOAT16")
@@ -135,6 +136,7 @@ class Runner:
             raise ValueError(
                 f"TFLite's {kernels!r} kernels do not take the .tflite: {error}"
             ) from error
+        self.kernels = kernels
         self._batch: tuple[tuple[int, ...], ...] | None = None
         self._samples: int | None = None  # of the last run, where they were padded
         with damaged(file.content):
@@ -171,7 +173,8 @@ class Runner:
             self._samples = len(next(iter(inputs.values())))
             inputs = {name: _padded(array, fixed) for name, array in inputs.items()}
         for name, details in self.inputs.items():
-            self._interpreter.set_tensor(details["index"], quantized(inputs[name], details))
+            values = quantized(inputs[name], details, self.kernels)
+            self._interpreter.set_tensor(details["index"], values)
         self._interpreter.reset_all_variables()
         try:
             self._interpreter.invoke()
@@ -220,10 +223,10 @@ def _padded(array: np.ndarray, count: int) -> np.ndarray:
     return np.concatenate([array, lacking]) if len(lacking) else array
 
 
-def quantized(values: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
-    """Real values as the file's input type, saturated, as QUANTIZE rounds them.
+def quantized(values: np.ndarray, details: Mapping[str, Any], kernels: str = DEFAULT) -> np.ndarray:
+    """Real values as the file's input type, saturated, as these kernels' QUANTIZE rounds them.
 
-    8 bits: `round_half_even(x * (1/scale)) + zero_point`; 16 bits: `floor(x/scale + 1/2)`.
+    `round_half_even(x * (1/scale)) + zero_point`; the plain ones: `round_half_away(x / scale)`.
     """
     dtype = details["dtype"]
     scale, zero_point = details["quantization"]
@@ -231,8 +234,10 @@ def quantized(values: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
         return np.asarray(values, dtype)
     limits = np.iinfo(dtype)
     values, scale = np.asarray(values, np.float32), np.float32(scale)
-    is_wide = limits.bits > 8
-    levels = np.floor(values / scale + 0.5) if is_wide else np.rint(values * (1 / scale))
+    if roundings(kernels).given:
+        levels = np.sign(values) * np.floor(np.abs(values / scale) + 0.5)
+    else:
+        levels = np.rint(values * (1 / scale))
     return np.clip(levels + zero_point, limits.min, limits.max).astype(dtype)
 
 

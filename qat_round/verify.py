@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from ._compat import KERNELS, keras, tf
+from ._compat import keras, tf
 from .answers import FileAnswers, GivenAnswers, KerasAnswers
+from .computing import computing_as
+from .kernel_sets import check_kernels
 from .model_data import batches, check_fit, is_arrays, iterated, model_inputs, numeric
 from .parity import Comparison, OutputParity, Parity
 from .precision import full_precision
@@ -39,9 +43,10 @@ def verify_tflite(
             iterable of batches (`tf.data`, a generator) of inputs or (inputs, labels), read once.
         batch_size: how many samples of arrays run at once.
         allow_float: whether float operators in the file are meant to be there.
-        kernels: which of TFLite's kernels compute: "default", with XNNPACK, which is what phones
-            and desktops run and what Keras computes as; "builtin", those without XNNPACK;
-            "reference", the plain ones, whose arithmetic TFLite-Micro shares.
+        kernels: which kernels compute the file, and which the model computes as (`computed_by`):
+            "default", TFLite's with XNNPACK, which is what phones and desktops run; "builtin",
+            those without XNNPACK; "reference", the plain ones; "micro", TFLite-Micro's (extra
+            [edge]), sample by sample.
 
     Returns:
         A Parity; `.ok`, `.table()`, `.to_dict()`.
@@ -49,16 +54,27 @@ def verify_tflite(
     Raises:
         ValueError: for inputs or outputs that do not fit, unknown kernels or such that do not take
             the file (the plain ones have no INT4 depthwise convolution), or a damaged file.
+        ImportError: for "micro" without the extra.
         TypeError: for data that are not numbers, or neither arrays nor batches of them.
         FileNotFoundError: if there is no file at the path.
     """
-    check_kernels(kernels)
-    file = TFLiteFile(tflite)
+    check_kernels(kernels, _VERB)
     is_model = isinstance(model_or_outputs, keras.Model)
     model = full_precision(model_or_outputs) if is_model else None
+    with contextlib.ExitStack() as stack:
+        if model is not None:
+            stack.enter_context(computing_as(model, kernels))
+        found = _verified(model, model_or_outputs, TFLiteFile(tflite), inputs, batch_size, kernels)
+    return dataclasses.replace(found, allow_float=allow_float)
+
+
+def _verified(
+    model: Any, given: Any, file: TFLiteFile, inputs: Any, batch_size: int, kernels: str
+) -> Parity:
+    is_model = model is not None
     theirs = FileAnswers(file, with_logits=is_model, kernels=kernels)
     if model is None:
-        ours: Any = GivenAnswers(_listed(model_or_outputs, list(theirs.steps), "outputs"))
+        ours: Any = GivenAnswers(_listed(given, list(theirs.steps), "outputs"))
     else:
         ours = KerasAnswers(model, with_logits=bool(theirs.squashed))
     names = in_order(getattr(model, "output_names", None), list(theirs.steps), "outputs")
@@ -71,14 +87,7 @@ def verify_tflite(
         tensor_types=file.tensor_types(),
         file_bytes=len(file.content),
         samples=samples,
-        allow_float=allow_float,
     )
-
-
-def check_kernels(kernels: str) -> None:
-    """Raises a ValueError that names the sets of kernels there are."""
-    if kernels not in KERNELS:
-        raise ValueError(f"{_VERB}: kernels={kernels!r} is unknown; allowed are {list(KERNELS)}.")
 
 
 def _compared(

@@ -23,22 +23,27 @@ from ._compat import (
     smart_cond,
     tf,
 )
-from .exact import Given, note_pending
+from .exact import note_pending
 from .grids import bias_slip, held_in_float, on_noted_grid
+from .kernel_sets import DEFAULT, roundings
 from .layer_quantizers import AVERAGES, KEEPS, OWN
 from .notes import GridNote, SumNote, note_grid, note_sum, noted_grid, noted_sum
 from .observing import is_bypassed
 from .once import once
+from .pending import Given
 from .quantizers import RoundingQuantizer
 
 
 @keras.utils.register_keras_serializable(package="qat_round")
 class GridInput(InputQuantizeLayer):
-    """An input that a RoundingQuantizer puts on its grid, at inference as the file's QUANTIZE does."""
+    """An input that a RoundingQuantizer puts on its grid, at inference as QUANTIZE does."""
+
+    kernels = DEFAULT  # which it computes as; `computed_by` sets it for a while
 
     def call(self, inputs: Any, training: Any = None) -> Any:
         given = tf.identity(inputs)
-        return super().call(note_pending(given, Given(given)), training)
+        pending = Given(given, roundings(self.kernels).given)
+        return super().call(note_pending(given, pending), training)
 
 
 @keras.utils.register_keras_serializable(package="qat_round")
@@ -211,6 +216,8 @@ class GridWrapper(RoundingWrapper):
         **kwargs: as for TFMOT's wrapper.
     """
 
+    kernels = DEFAULT  # which it computes as; `computed_by` sets it for a while
+
     def build(self, input_shape: Any) -> None:
         if not self.layer.built:
             with tf.name_scope(self.layer.name):
@@ -257,7 +264,7 @@ class GridWrapper(RoundingWrapper):
             call = self.layer.call if self._weight_vars else self.layer
             outputs = call(settled, **kwargs)
         if in_float and self._output_quantizers:
-            outputs = held_in_float(outputs, whole)
+            outputs = held_in_float(outputs, whole, roundings(self.kernels).given)
         return _with_sums(self, self._on_grid(outputs, inputs, training), inputs, training)
 
     @staticmethod
@@ -279,7 +286,7 @@ class GridWrapper(RoundingWrapper):
             is_settled = noted_grid(x) is not None
             if is_settled and is_exporting():
                 return x  # the converter moves it by itself
-            return quantizer.infer(exact_layers.moved(x) if is_settled else x, state)
+            return quantizer.infer(exact_layers.moved(self, x) if is_settled else x, state)
 
         return tf.nest.map_structure(settled, inputs)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import tf_keras as keras
 
@@ -100,3 +102,48 @@ def steps(
 def predicted(model: keras.Model, inputs: np.ndarray) -> np.ndarray:
     """Outputs in inference."""
     return np.asarray(model.predict(inputs, verbose=0))
+
+
+OPERATORS = {  # output of `operator_net` -> what its operator is called in `kernel_sets.Roundings`
+    "convolution": "convolution",
+    "depthwise": "depthwise",
+    "dense": "dense",
+    "transposed": "transposed",
+    "product": "product",
+    "scaled": "product",
+    "sum": "sum",
+    "difference": "sum",
+    "mean": "mean",
+    "mean_along": "mean",
+    "leaky": "leaky",
+    "joined": "moved",
+    "matrices": "matrices",
+    "pool": "",
+}
+
+
+def operator_net(leave_out: Sequence[str] = ()) -> keras.Model:
+    """One output for each kind of operator that rounds, named in OPERATORS; images of 8x8x6."""
+    keras.utils.set_random_seed(0)
+    x = layers.Input((8, 8, 6), name="image")
+    bias = {"bias_initializer": "uniform"}
+    a = layers.Conv2D(8, 3, padding="same", name="convolution", **bias)(x)
+    b = layers.Conv2D(8, 1, name="other", **bias)(x)
+    flat, rows = layers.Flatten()(x), layers.Reshape((64, 8))(a)
+    outputs = {
+        "convolution": a,
+        "depthwise": layers.DepthwiseConv2D(3, depth_multiplier=2, name="depthwise", **bias)(x),
+        "dense": layers.Dense(300, name="dense", **bias)(flat),
+        "transposed": layers.Conv2DTranspose(12, 3, strides=2, name="transposed", **bias)(x),
+        "product": layers.Multiply(name="product")([a, b]),
+        "scaled": layers.Rescaling(0.37, name="scaled")(a),
+        "sum": layers.Add(name="sum")([a, b]),
+        "difference": layers.Subtract(name="difference")([a, b]),
+        "mean": layers.GlobalAveragePooling2D(name="mean")(a),
+        "mean_along": layers.GlobalAveragePooling1D(name="mean_along")(rows),
+        "leaky": layers.LeakyReLU(0.3, name="leaky")(a),
+        "joined": layers.Concatenate(name="joined")([a, b]),
+        "matrices": layers.Dot((2, 2), name="matrices")([rows, rows]),
+        "pool": layers.AveragePooling2D(2, name="pool")(a),
+    }
+    return keras.Model(x, [y for name, y in outputs.items() if name not in leave_out])

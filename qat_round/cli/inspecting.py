@@ -66,10 +66,10 @@ def coverage(model: str, **given: Any) -> None:
 @click.option("--layers", is_flag=True, help="Name the first layer where they part.")
 @click.option(
     "--kernels",
-    type=click.Choice(["default", "builtin", "reference"]),
+    type=click.Choice(["default", "builtin", "reference", "micro"]),
     default="default",
     show_default=True,
-    help="Of TFLite: with XNNPACK, without it, or the reference kernels.",
+    help="TFLite's with XNNPACK, without it, its reference kernels, or TFLite-Micro's.",
 )
 @common_options
 def verify(

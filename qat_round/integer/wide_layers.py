@@ -6,10 +6,13 @@ from typing import Any
 
 from qat_round import exact_layers
 from qat_round._compat import is_exporting, keras, tf
+from qat_round.affine import WIDE_BITS
 from qat_round.exact import note_pending
-from qat_round.exact_wide import Curve, Requantized
-from qat_round.file_wide import stand_in
 from qat_round.intake.graph import Part
+from qat_round.kernel_sets import roundings
+from qat_round.pending import Curve, Moved
+
+from .stand_ins import stand_in
 
 _register = keras.utils.register_keras_serializable(package="qat_round")
 
@@ -50,17 +53,20 @@ class WideActivation(keras.layers.Activation):  # type: ignore[misc, name-define
         return stand_in(inputs, CURVES[keras.activations.serialize(self.activation)])
 
 
-def _regridded(layer: Any, inputs: Any) -> Any:
-    ints = exact_layers.ints_of(inputs)
-    return None if ints is None else note_pending(layer.call(inputs), Requantized(ints))
-
-
-def _curved(layer: Any, inputs: Any) -> Any:
+def _regridded(wrapper: Any, inputs: Any) -> Any:
     ints = exact_layers.ints_of(inputs)
     if ints is None:
         return None
-    kind = keras.activations.serialize(layer.activation)
-    return note_pending(layer.call(inputs), Curve(ints, kind))
+    moved = Moved(ints, roundings(wrapper.kernels, WIDE_BITS).moved)
+    return note_pending(wrapper.layer.call(inputs), moved)
+
+
+def _curved(wrapper: Any, inputs: Any) -> Any:
+    ints = exact_layers.ints_of(inputs)
+    if ints is None:
+        return None
+    kind = keras.activations.serialize(wrapper.layer.activation)
+    return note_pending(wrapper.layer.call(inputs), Curve(ints, kind))
 
 
 exact_layers.COMPUTED |= {Regrid: _regridded, WideActivation: _curved}

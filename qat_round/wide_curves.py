@@ -1,6 +1,6 @@
-"""Inference in whole numbers of 16 bits: what `exact` has not.
+"""TFLite's sigmoid and tanh of 16 bits, integer for integer; all sets of its kernels share them.
 
-TFLite's int16 sigmoid and tanh read one table of 256 values between which they draw lines:
+They read one table of 256 values between which they draw lines:
 
     T[i] = round(2^16 (f - f'' h^2 / 16)),   f = sigmoid at i h,  h = 1/24,   at most 65535
     d    = (q m + half) >> s,                m = 3 2^12 step_in in 14 to 15 bits, s its shift
@@ -12,63 +12,26 @@ the curve instead of under it. Found by comparing every integer with the kernels
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from ._compat import tf
-from .exact import Ints
-from .fixed_point import scaled
 
 _LAST = 255
 
 
-class Requantized(NamedTuple):
-    """A tensor that goes to a grid of another number of bits, not rounded yet."""
-
-    of: Ints
-
-    def levels(self, step: tf.Tensor) -> tf.Tensor:
-        """The tensor as whole numbers of a step."""
-        return scaled(self.of.values, _ratio(self.of.step, step), "up")
-
-
-class WideProduct(NamedTuple):
-    """The product of two tensors of up to 16 bits, not rounded yet."""
-
-    a: Ints
-    b: Ints
-
-    def levels(self, step: tf.Tensor) -> tf.Tensor:
-        """The product as whole numbers of a step."""
-        acc = tf.cast(self.a.values, tf.float64) * tf.cast(self.b.values, tf.float64)
-        steps = tf.cast(self.a.step, tf.float64) * tf.cast(self.b.step, tf.float64)
-        return scaled(acc, steps / tf.cast(step, tf.float64), "up")
-
-
-class Curve(NamedTuple):
-    """A sigmoid or tanh of 16-bit numbers, in steps of 2^-15.
+def curve_levels(values: tf.Tensor, step: tf.Tensor, kind: str) -> tf.Tensor:
+    """A sigmoid or tanh of 16-bit numbers as whole numbers (in float32) of 2^-15.
 
     Args:
-        of: what goes in.
+        values: whole numbers in float32.
+        step: theirs.
         kind: "sigmoid" or "tanh".
     """
-
-    of: Ints
-    kind: str
-
-    def levels(self, step: tf.Tensor) -> tf.Tensor:
-        """The activation as whole numbers; the step is always 2^-15."""
-        factor, shift = _factor(self.of.step)
-        half = tf.bitwise.left_shift(tf.ones_like(shift), tf.maximum(shift - 1, 0))
-        half = tf.where(shift > 0, half, 0)
-        at = _shifted(tf.cast(self.of.values, tf.int64) * factor + half, shift)
-        result = _sigmoid(at) if self.kind == "sigmoid" else _tanh(at)
-        return tf.cast(result, tf.float32)
-
-
-def _ratio(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    return tf.cast(a, tf.float64) / tf.cast(b, tf.float64)
+    factor, shift = _factor(step)
+    half = tf.bitwise.left_shift(tf.ones_like(shift), tf.maximum(shift - 1, 0))
+    half = tf.where(shift > 0, half, 0)
+    at = _shifted(tf.cast(values, tf.int64) * factor + half, shift)
+    return tf.cast(_sigmoid(at) if kind == "sigmoid" else _tanh(at), tf.float32)
 
 
 def _factor(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
