@@ -25,10 +25,11 @@ def put_wide_operators(file: Any) -> int:
         file: from `_compat.read_flatbuffer`; changed.
     """
     total = 0
-    for graph in file.subgraphs:
+    for number, graph in enumerate(file.subgraphs):
         count = _Rewrite(file, graph).found()
         if count:
             graph.operators = list(_needed(graph))
+            _drop_unread(file, number)
         total += count
     return total
 
@@ -121,3 +122,24 @@ def _needed(graph: Any) -> Iterator[Any]:
             needed.add(id(operator))
             read |= {int(t) for t in operator.inputs}
     return (operator for operator in graph.operators if id(operator) in needed)
+
+
+def _drop_unread(file: Any, number: int) -> None:
+    """Takes the tensors that nothing reads or makes out of a graph of the file."""
+    graph = file.subgraphs[number]
+    ends = [graph.inputs, graph.outputs]
+    lists = [of for op in graph.operators for of in (op.inputs, op.outputs)]
+    kept = sorted({int(t) for of in (*ends, *lists) for t in of} - {-1})
+    places = {-1: -1} | {old: new for new, old in enumerate(kept)}
+
+    def moved(tensors: Any) -> np.ndarray:
+        return np.array([places[int(t)] for t in tensors], np.int32)
+
+    graph.tensors = [graph.tensors[old] for old in kept]
+    graph.inputs, graph.outputs = map(moved, ends)
+    for operator in graph.operators:
+        operator.inputs, operator.outputs = moved(operator.inputs), moved(operator.outputs)
+    for signature in file.signatureDefs or ():
+        if signature.subgraphIndex == number:
+            for tensor in (*signature.inputs, *signature.outputs):
+                tensor.tensorIndex = places[tensor.tensorIndex]
