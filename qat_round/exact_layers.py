@@ -251,9 +251,17 @@ def _averaged(wrapper: Any, inputs: Any) -> Any:
     means = layer.call(values)
     count = tf.cast(tf.size(values) / tf.size(means), means.dtype)
     zero = note.quantizer.grid(note.weights).zero_point - 2.0 ** (x.bits - 1)
-    ties = _roundings(wrapper, x).mean
-    mean = Mean(tf.round(means * count), count, x.step, zero, ties)
+    how = _roundings(wrapper, x)
+    ties = how.kept_mean if _keeps_axes(values, means) else how.mean
+    is_raw = ties == "sixteens"
+    mean = Mean(tf.round(means * count), count, x.step, zero, ties, is_raw)
     return note_pending(layer.call(inputs), mean)
+
+
+def _keeps_axes(values: tf.Tensor, means: tf.Tensor) -> bool:
+    """Whether these are means over height and width that keep the axes."""
+    shape = means.shape
+    return shape.rank == 4 and shape[1:3] == (1, 1) and shape[3] == values.shape[3]
 
 
 def _against_a_number(wrapper: Any, inputs: Any) -> Any:

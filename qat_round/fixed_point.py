@@ -12,6 +12,7 @@ integer with the kernels' (TensorFlow 2.21, LiteRT 2.3).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,9 +29,9 @@ def scaled(acc: tf.Tensor, factor: tf.Tensor, ties: str) -> tf.Tensor:
         acc: whole numbers.
         factor: positive, float64, () or (channels,).
         ties: a key of `SCALINGS`: "up" or "away", rounded twice, halves of the second rounding up
-            or away from zero; "eights": "up" for whole blocks of eight channels, "away" for the
-            channels behind them; "once up" or "once away"; "15 bits": once, up, by a multiplier of
-            15 bits, as int16 convolutions have it, which is felt.
+            or away from zero; "eights", "sixteens": "up" for whole blocks of so many channels,
+            "away" for the channels behind them; "once up" or "once away"; "15 bits": once, up, by a
+            multiplier of 15 bits, as int16 convolutions have it, which is felt.
     """
     return tf.cast(_scaled(acc, factor, ties), tf.float32)
 
@@ -108,9 +109,8 @@ def _twice_away(acc: tf.Tensor, q: tf.Tensor, exponent: tf.Tensor) -> tf.Tensor:
     return _twice(acc, q, exponent, _shifted_away)
 
 
-def _in_eights(acc: tf.Tensor, q: tf.Tensor, exponent: tf.Tensor) -> tf.Tensor:
-    blocks = acc.shape[-1] // 8 * 8
-    in_block = tf.range(acc.shape[-1]) < blocks
+def _in_blocks(acc: tf.Tensor, q: tf.Tensor, exponent: tf.Tensor, size: int) -> tf.Tensor:
+    in_block = tf.range(acc.shape[-1]) < acc.shape[-1] // size * size
     return tf.where(in_block, _twice_up(acc, q, exponent), _twice_away(acc, q, exponent))
 
 
@@ -131,7 +131,8 @@ Scaling = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 SCALINGS: dict[str, Scaling] = {
     "up": _twice_up,
     "away": _twice_away,
-    "eights": _in_eights,
+    "eights": functools.partial(_in_blocks, size=8),
+    "sixteens": functools.partial(_in_blocks, size=16),
     "once up": _once_up,
     "once away": _once_away,
     "15 bits": _in_15_bits,

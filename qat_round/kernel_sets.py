@@ -34,6 +34,7 @@ class Roundings(NamedTuple):
         product: of two tensors, or of a tensor and constants, value by value.
         sum, summands: the sum of two tensors, or their difference; and each of the two before.
         subtracted: as `summands`, of a difference.
+        kept_mean: means over height and width that keep these axes; "sixteens": of raw levels.
         mean, leaky, moved: means; leaky ReLUs; a tensor that goes to another grid.
         precision: in which the factor of a product or a leaky ReLU is computed, "float" or
             "double".
@@ -50,6 +51,7 @@ class Roundings(NamedTuple):
     sum: str = ""
     summands: str = ""
     subtracted: str = "away"
+    kept_mean: str = ""
     mean: str = ""
     moved: str = ""
     leaky: str = ""
@@ -68,6 +70,7 @@ _BUILTIN = Roundings(**_TWICE)._replace(
     dense="up",
     unbiased="up",
     summands="once up",
+    kept_mean="sixteens",
     moved="up",
 )
 _ONNXRUNTIME = _XNNPACK._replace(transposed="", matrices="")
@@ -82,6 +85,7 @@ _FEW_BITS = _EIGHT_BITS | {  # XNNPACK has no convolutions with INT4 weights: bu
     "default": _XNNPACK._replace(convolution="up", depthwise="eights"),
 }
 _SHORT = dict.fromkeys(("convolution", "depthwise", "transposed", "matrices"), "15 bits")
+_SHORT["kept_mean"] = "away"
 _SIXTEEN_BITS = {  # XNNPACK has none at all
     "default": _BUILTIN._replace(**_SHORT, dense="once away"),
     "builtin": _BUILTIN._replace(**_SHORT, dense="once away"),

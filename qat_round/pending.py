@@ -125,6 +125,9 @@ class Mean(NamedTuple):
         count: of how many.
         step: theirs.
         zero: their zero point, as a signed integer.
+        ties: "" for XNNPACK, else see `fixed_point`.
+        is_raw: whether another kernel adds levels with the zero point in them too, and takes it out
+            of what is rounded.
     """
 
     total: tf.Tensor
@@ -132,9 +135,12 @@ class Mean(NamedTuple):
     step: tf.Tensor
     zero: tf.Tensor
     ties: str = ""
+    is_raw: bool = False
 
     def levels(self, step: tf.Tensor) -> tf.Tensor:
         """The mean as whole numbers of a step."""
+        if self.is_raw:
+            return self._raw_levels(step)
         if self.ties:
             return scaled_mean(self.total, self.count, factor_of(self.step, 1.0, step), self.ties)
         ratio = quotient(self.step, step)
@@ -143,6 +149,11 @@ class Mean(NamedTuple):
             product(-self.zero, ratio), tf.float64
         )
         return half_away(tf.cast(level, tf.float32))
+
+    def _raw_levels(self, step: tf.Tensor) -> tf.Tensor:
+        factor = tf.cast(quotient(self.step, product(self.count, step)), tf.float64)
+        taken_out = half_away(quotient(product(self.zero, self.step), step))
+        return scaled(self.total + self.zero * self.count, factor, self.ties) - taken_out
 
 
 class Moved(NamedTuple):

@@ -114,6 +114,7 @@ OPERATORS = {  # output of `operator_net` -> what its operator is called in `ker
     "sum": "sum",
     "difference": "sum",
     "mean": "mean",
+    "mean_kept": "kept_mean",
     "mean_along": "mean",
     "leaky": "leaky",
     "joined": "moved",
@@ -129,6 +130,7 @@ def operator_net(leave_out: Sequence[str] = ()) -> keras.Model:
     bias = {"bias_initializer": "uniform"}
     a = layers.Conv2D(8, 3, padding="same", name="convolution", **bias)(x)
     b = layers.Conv2D(8, 1, name="other", **bias)(x)
+    wide = layers.Conv2D(20, 1, name="wide", **bias)(x)
     flat, rows = layers.Flatten()(x), layers.Reshape((64, 8))(a)
     outputs = {
         "convolution": a,
@@ -140,6 +142,7 @@ def operator_net(leave_out: Sequence[str] = ()) -> keras.Model:
         "sum": layers.Add(name="sum")([a, b]),
         "difference": layers.Subtract(name="difference")([a, b]),
         "mean": layers.GlobalAveragePooling2D(name="mean")(a),
+        "mean_kept": layers.GlobalAveragePooling2D(keepdims=True, name="mean_kept")(wide),
         "mean_along": layers.GlobalAveragePooling1D(name="mean_along")(rows),
         "leaky": layers.LeakyReLU(0.3, name="leaky")(a),
         "joined": layers.Concatenate(name="joined")([a, b]),
