@@ -2,7 +2,7 @@
 
 They read one table of 256 values between which they draw lines:
 
-    T[i] = round(2^16 (f - f'' h^2 / 16)),   f = sigmoid at i h,  h = 1/24,   at most 65535
+    T[i] = round(2^16 (f - f'' h^2 / 16)),   f = sigmoid at i h,  h = 1/24;  T[255] = 65535
     d    = (q m + half) >> s,                m = 3 2^12 step_in in 14 to 15 bits, s its shift
     tanh = (T on the line at |d| / 2^8) - 2^15,  sigmoid the same at |d| / 2^9, halved
 
@@ -75,4 +75,6 @@ def _table() -> np.ndarray:
     h = 1.0 / 24.0
     f = 1.0 / (1.0 + np.exp(-h * np.arange(_LAST + 1)))
     bend = f * (1.0 - f) * (1.0 - 2.0 * f)
-    return np.minimum(np.round(2.0**16 * (f - bend * h * h / 16.0)), 65535.0).astype(np.int64)
+    table = np.round(2.0**16 * (f - bend * h * h / 16.0)).astype(np.int64)
+    table[_LAST] = 2**16 - 1
+    return table
