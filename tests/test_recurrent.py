@@ -11,6 +11,7 @@ import qat_round as qr
 from qat_round.intake import Affine, read_graph, rewritten, write_back
 from qat_round.intake.build import build
 from qat_round.integer import lower
+from qat_round.tensors import quantized_tensors as qr_tensors
 from qat_round.tflite_file import TFLiteFile
 
 L = keras.layers
@@ -214,3 +215,77 @@ def test_it_is_saved_and_loaded(trained, tmp_path):
     loaded = qr.load_model(tmp_path / "q.keras")
     same = loaded.predict(data, verbose=0), model.predict(data, verbose=0)
     np.testing.assert_array_equal(*same)
+
+
+LAYERS = {
+    "lstm": lambda x: L.LSTM(5, return_sequences=True)(x),
+    "gru": lambda x: L.GRU(5)(x),
+    "simple": lambda x: L.SimpleRNN(5)(x),
+    "lstm, handed on": handed_on,
+    "bidirectional": lambda x: L.Bidirectional(L.LSTM(4))(x),
+}
+STEPS = (6, 3)
+
+
+def calibrated(make, **settings):
+    model = net(make, STEPS)
+    data = sequences(128, STEPS)
+    return model, qr.calibrate(qr.quantize_model(model, **settings), data), data
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_inside_are_16_bits_and_the_error_is_smaller_for_it(name):
+    def error(state_bits):
+        spec = qr.LayerSpec(state_bits=state_bits)
+        model, quantized, data = calibrated(LAYERS[name], spec=spec)
+        wanted, given = (tf.nest.flatten(m(data))[0] for m in (model, quantized))
+        return float(tf.sqrt(tf.reduce_mean((given - wanted) ** 2)))
+
+    assert error(16) < 0.75 * error(8)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_wide_file_is_all_integers_and_as_keras_on_every_kernel(name):
+    _, quantized, data = calibrated(LAYERS[name])
+    tflite = qr.export_tflite(quantized, io="int8")
+    file = TFLiteFile(tflite)
+    assert file.float_operators() == {}
+    assert file.tensor_types()["INT16"] > 10
+    read = {t for op in file.operators for t in (*op.inputs, *op.outputs)}
+    ends = {*file.inputs, *file.outputs}
+    assert set(range(len(file.tensors))) <= read | ends
+    for kernels in ("default", "builtin", "reference"):
+        parity = qr.verify_tflite(quantized, tflite, data, kernels=kernels)
+        assert all(output.max_steps <= 1.01 for output in parity.outputs)
+        assert all(output.same >= 0.97 for output in parity.outputs)
+
+
+def test_coverage_says_16_bits_or_what_was_asked():
+    model = net(LAYERS["lstm"], STEPS)
+    (row,) = [r for r in qr.coverage(model).layers if r.layer == "LSTM"]
+    assert (row.outcome, row.why) == ("16-bit", "16-bit activations")
+    narrow = qr.coverage(model, overrides={L.LSTM: qr.LayerSpec(state_bits=8)})
+    assert {r.outcome for r in narrow.layers} == {"rewritten"}
+
+
+def test_with_other_activations_than_sigmoid_and_tanh_all_has_8_bits():
+    model = net(lambda x: L.LSTM(4, activation="relu")(x), STEPS)
+    assert {r.outcome for r in qr.coverage(model).layers} == {"rewritten"}
+
+
+@pytest.mark.parametrize("bits", [4, 16])
+def test_where_other_bits_are_asked_there_is_no_change_of_grid(bits):
+    _, quantized, _ = calibrated(LAYERS["lstm"], activation_bits=bits)
+    assert {t.bits for t in qr_tensors(quantized) if t.variable is None} == {bits}
+    assert not [layer.name for layer in quantized.layers if "narrow" in layer.name]
+
+
+def test_a_state_of_other_bits_is_refused():
+    with pytest.raises(ValueError, match=r"state_bits=4; allowed are \[16, 8\]"):
+        qr.LayerSpec(state_bits=4)
+
+
+def test_the_bits_of_the_state_are_part_of_a_config():
+    spec = qr.LayerSpec(state_bits=8)
+    assert qr.LayerSpec.from_config(spec.get_config()) == spec
+    assert "state_bits" not in qr.LayerSpec().get_config()

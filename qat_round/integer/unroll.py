@@ -16,9 +16,11 @@ from qat_round.intake.activations import as_layer
 from qat_round.intake.graph import Editor, Node, Part, Ref, Spec, free_name
 
 from .rules import piece
+from .wide_layers import CURVES
 
 _L = keras.layers
 MANY_STEPS = 64
+_ACTIVATIONS = ("activation", "recurrent_activation")
 _NOT_BY_ELEMENT = ("softmax", "log_softmax", "Softmax")
 
 
@@ -46,6 +48,8 @@ class Unroll:
         self.dtype = spec.dtype
         self.units = int(part.config["units"])
         self.x = x
+        given = [self.config[key] for key in _ACTIVATIONS if key in self.config]
+        self.bits = WIDE_BITS if all(word in list(CURVES) for word in given) else None
         self._counts = [] if mask is None else self._by_step("mask", mask)
         self._others = [] if mask is None else self._by_step("unmask", self._opposite(mask))
 
@@ -81,7 +85,7 @@ class Unroll:
         return self.editor.call(self._piece(suffix, cls, weights, **config), args, self._spec(size))
 
     def _piece(self, suffix: str, cls: type, weights: Sequence[Any] = (), **config: Any) -> str:
-        return piece(self.editor, self.part, suffix, cls, weights, WIDE_BITS, **config)
+        return piece(self.editor, self.part, suffix, cls, weights, self.bits, **config)
 
     def _spec(self, size: Any) -> Spec:
         shape = size if isinstance(size, tuple) else (size,)
