@@ -15,7 +15,7 @@ from .spec import LayerSpec, TensorSpec
 
 _STRAIGHT = {"name": "ste"}
 _SCALED = {"name": "ewgs", "delta": 0.2}
-_RATE = 4.0  # of weights of few bits
+_RATE = 8.0  # of weights of few bits
 _EIGHT = {"bits": 8, "rounder": _STRAIGHT}
 
 
