@@ -38,10 +38,12 @@ def recipe(name: str, distil: bool = False, extra: Any = None, **changes: Any) -
         distil: whether the float net teaches.
         extra: see `Method`.
         **changes: `rounder` and `rate` (how fast learned ranges move) for all that is not at 8
-            bits; `weights`, `activations` (dicts) and `calibrate`.
+            bits; `pace` (how fast weights learn); `weights`, `activations` (dicts) and `calibrate`.
     """
     found = copy.deepcopy(qr.recipes()[name])
     rounder, rate = changes.pop("rounder", None), changes.pop("rate", None)
+    if "pace" in changes:
+        found["weights"]["rate"] = changes.pop("pace")
     for part in ("weights", "activations"):
         if rounder is not None and found[part].get("bits", 8) < 8:
             found[part]["rounder"] = qr.get(rounder).get_config()
@@ -119,6 +121,8 @@ def _ablation(name: str, label: str = "", **changes: Any) -> dict[str, Method]:
         "frozen": {"extra": _frozen},
         "dampened": {"extra": _dampened},
     }
+    if "pace" not in changes:
+        changed |= {f"weights at rate {rate}": {"pace": float(rate)} for rate in (1, 4, 16)}
     if name == "w2a2":
         changed["from 4 bits"] = {"extra": _lowered}
     return {f"{label or name} {what}": recipe(name, **changes, **c) for what, c in changed.items()}
@@ -131,10 +135,14 @@ SUITES: dict[str, dict[str, Method]] = {
     "w2a4_rounders": _rounders("w2a4"),
     "seed_methods": _seed_methods("w4a4"),
     "ablation": _ablation("w4a4") | _ablation("w2a2"),
-    "slow_ranges": _rounders("w2a2", "w2a2/1", rate=1.0)
-    | _ablation("w2a2", "w2a2/1", rate=1.0)
+    "slow": {f"{name}/slow": recipe(name, pace=1.0) for name in BITS if name != "w8a8"}
+    | _rounders("w2a2", "w2a2/slow", pace=1.0)
+    | _ablation("w4a4", "w4a4/slow", pace=1.0)
+    | _ablation("w2a2", "w2a2/slow", pace=1.0),
+    "slow_ranges": _rounders("w2a2", "w2a2/1", rate=1.0, pace=1.0)
+    | _ablation("w2a2", "w2a2/1", rate=1.0, pace=1.0)
     | {
-        "w2a4/1 recipe": recipe("w2a4", rate=1.0),
-        "w2a4/1 ste": recipe("w2a4", rounder="ste", rate=1.0),
+        "w2a4/1 recipe": recipe("w2a4", rate=1.0, pace=1.0),
+        "w2a4/1 ste": recipe("w2a4", rounder="ste", rate=1.0, pace=1.0),
     },
 }

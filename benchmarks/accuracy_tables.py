@@ -28,8 +28,9 @@ inputs classified rightly, mean +- standard deviation over the seeds.
 - file: the int8-activation `.tflite` in the interpreter (activations below 8 bits lifted, and
   batch-norm statistics re-estimated in `with qr.lifted(model)`); bytes: its size;
   steps: its furthest logit from the Keras model so lifted, in output steps, all seeds.
-- w2a2/1 and w2a4/1: with learned ranges that move at rate 1, as these recipes had them before.
-- plain/earlier: the plain net, float nets trained on another machine, where the same seeds gave
+- /slow: with weights that learn at the optimizer's own rate (`rate=1`), as all recipes had them
+  before; w2a2/1 and w2a4/1: with learned ranges that move at rate 1, too.
+- plain/other: the plain net, float nets trained on another machine, where the same seeds gave
   other weights; rows are to be compared within one section.
 - A dash: that run wrote no file, or one whose statistics were not re-estimated.
 - Differences are paired by seed; with few seeds an interval is wide, and one that holds 0 says that

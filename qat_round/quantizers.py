@@ -25,6 +25,7 @@ from .fake_quantization import fake_quant
 from .learned import Batch, Learned, Pact
 from .observing import quantize
 from .one_call import one_call
+from .pace import checked_rate, remember
 from .ranges import FIRST_GUESS, Fixed, Range, get_range, measure, replicas
 from .rounding import Rounder, get
 
@@ -58,9 +59,11 @@ class RoundingQuantizer(Quantizer):
         off_ties: lower the end of a range whose 0 lies midway between two levels, as that of -1..1
             does: evenly spaced values (pixels) would land on halves there, which Keras and TFLite
             round by their last bits.
+        rate: how many steps of the optimizer one step is to be, for weights; see `pace`.
 
     Raises:
-        ValueError: for bits outside of 2..16, an unknown rounder or range.
+        ValueError: for bits outside of 2..16, an unknown rounder or range, or a rate that is not
+            positive and finite.
 
     Example:
         >>> quantizer = RoundingQuantizer(4, "sine", range="last_value")
@@ -85,6 +88,7 @@ class RoundingQuantizer(Quantizer):
         axis: int | Sequence[int] = -1,
         as_constant: bool = False,
         off_ties: bool = False,
+        rate: float = 1.0,
     ):
         self.bits = check_bits(bits)
         self.rounder: Rounder = get(rounder)
@@ -95,6 +99,7 @@ class RoundingQuantizer(Quantizer):
         self.axis = axis if isinstance(axis, int) else tuple(axis)
         self.as_constant = bool(as_constant)
         self.off_ties = bool(off_ties)
+        self.rate = checked_rate(rate, self)
 
     @property
     def grid_axis(self) -> int | None:
@@ -158,6 +163,7 @@ class RoundingQuantizer(Quantizer):
 
     def train(self, x: tf.Tensor, weights: dict[str, Any]) -> tf.Tensor:
         """Moves the range by this batch, then x on its grid by the Rounder."""
+        remember(x)
         ends, state = self._move_range(x, weights), self.bound_state(weights)
         if isinstance(self.range, LEARNING):
             ends = self.range.ends({**weights, "min_var": ends[0], "max_var": ends[1]}, self.levels)
@@ -225,6 +231,7 @@ class RoundingQuantizer(Quantizer):
             "axis": self.axis if isinstance(self.axis, int) else list(self.axis),
             "as_constant": self.as_constant,
             "off_ties": self.off_ties,
+            "rate": self.rate,
         }
 
     def __eq__(self, other: object) -> bool:

@@ -15,6 +15,7 @@ from .spec import LayerSpec, TensorSpec
 
 _STRAIGHT = {"name": "ste"}
 _SCALED = {"name": "ewgs", "delta": 0.2}
+_RATE = 8.0  # of weights of few bits
 _EIGHT = {"bits": 8, "rounder": _STRAIGHT}
 
 
@@ -29,6 +30,7 @@ def _low(weight_bits: int, activation_bits: int, rounder: dict[str, Any]) -> dic
         rounder: a rounder's config.
     """
     weights = {"bits": weight_bits, "rounder": rounder, "range": {"name": "learned", "rate": 10.0}}
+    weights["rate"] = _RATE
     few = {"bits": activation_bits, "rounder": rounder, "range": {"name": "learned", "rate": 2.0}}
     return {
         "weights": {**weights, "narrow_range": weight_bits >= 4},

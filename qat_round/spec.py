@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .affine import check_bits
+from .pace import checked_rate
 from .ranges import Range, get_range
 from .rounding import Rounder, get, names, nearest
 
@@ -26,9 +27,12 @@ class TensorSpec:
         symmetric: keep 0 in the middle of the grid.
         per_axis: one grid for each channel.
         narrow_range: leave out the lowest level.
+        rate: of weights alone: how many steps of the optimizer one of its steps is to be for them,
+            w <- w0 + rate (w1 - w0). At few bits the next level is far for a fine-tuning's rate.
 
     Raises:
-        ValueError: for bits outside of 2..16, an unknown rounder or range.
+        ValueError: for bits outside of 2..16, an unknown rounder or range, or a rate that is not
+            positive and finite.
         TypeError: for a flag that is no bool.
 
     Example:
@@ -42,6 +46,7 @@ class TensorSpec:
     symmetric: bool | None = None
     per_axis: bool | None = None
     narrow_range: bool | None = None
+    rate: float | None = None
 
     def __post_init__(self) -> None:
         if self.bits is not None:
@@ -50,6 +55,8 @@ class TensorSpec:
             object.__setattr__(self, "rounder", get(self.rounder))
         if self.range is not None:
             object.__setattr__(self, "range", get_range(self.range))
+        if self.rate is not None:
+            object.__setattr__(self, "rate", checked_rate(self.rate, self))
         for flag in ("symmetric", "per_axis", "narrow_range"):
             if not isinstance(getattr(self, flag), bool | None):
                 raise TypeError(
@@ -155,6 +162,8 @@ class LayerSpec:
             object.__setattr__(self, "activations", outputs)
         object.__setattr__(self, "weights", _weight_specs(self.weights))
         object.__setattr__(self, "activations", tensor_spec(self.activations, "activations"))
+        if self.activations is not None and self.activations.rate is not None:
+            raise ValueError("LayerSpec: activations have no rate; weights do.")
 
     @property
     def by_weight(self) -> dict[str, TensorSpec | None]:

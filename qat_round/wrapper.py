@@ -30,6 +30,7 @@ from .layer_quantizers import AVERAGES, KEEPS, OWN
 from .notes import GridNote, SumNote, note_grid, note_sum, noted_grid, noted_sum
 from .observing import is_bypassed
 from .once import once
+from .pace import set_paces
 from .pending import Given
 from .quantizers import RoundingQuantizer
 
@@ -60,6 +61,7 @@ class RoundingWrapper(QuantizeWrapperV2):  # type: ignore[misc, valid-type]
             self.layer.build(input_shape)
             self.layer.built = True
         super().build(input_shape)
+        set_paces(self)
 
     @property
     def trainable_weights(self) -> list[tf.Variable]:
@@ -203,6 +205,7 @@ def mend_saving(model: Any) -> Any:
             layer.__class__ = GridInput if ours else InputQuantizeLayer
         elif type(layer) is QuantizeWrapperV2:
             layer.__class__ = RoundingWrapper
+            set_paces(layer)
     return model
 
 
@@ -239,6 +242,7 @@ class GridWrapper(RoundingWrapper):
         self._output_quantizers = config.get_output_quantizers(self.layer)
         for quantizer in self._output_quantizers:
             self._output_quantizer_vars = quantizer.build(None, "output", self)
+        set_paces(self)
         self._takes_training = "training" in inspect.signature(self.layer.call).parameters
 
     def compute_output_shape(self, input_shape: Any) -> Any:

@@ -14,6 +14,7 @@ ROOMS = [  # each may import from those above it, and from itself
     "later",
     "one_call",
     "rounding",
+    "pace",
     "schedules",
     "testing",
     "statistics",
