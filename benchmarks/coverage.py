@@ -102,13 +102,8 @@ def verdict(rows: list[dict[str, Any]]) -> str:
         f"integer-only, ours {sum(k['ours']['integer-only'] is True for k in pairs.values())}. "
         f"Integer-only there and not here: {', '.join(lost) or 'none'}. "
         f"Further from float here, by more than 1 %: {', '.join(shown) or 'none'}."
-        f"{_WHY_LSTM if 'LSTM' in further else ''}\n\n"
+        "\n\n"
     )
-
-
-_WHY_LSTM = """ \
-LSTM: post-training conversion writes TFLite's own operator, for one sample at a time, whose cell
-state has 16 bits; here the steps are written out, with an 8-bit state, for any batch."""
 
 
 def _ratio(kinds: dict[str, dict[str, Any]]) -> float:

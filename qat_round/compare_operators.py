@@ -2,6 +2,8 @@
 
 An operator is copied into a file of its own, with float tensors in place of quantized ones, and run
 there. So every operator that has a float kernel is covered, with TFLite's own options and paddings.
+Sigmoid and tanh of 16 bits are compared with the table that their kernels read, which is up to two
+steps of 2^-15 from the function.
 """
 
 from __future__ import annotations
@@ -11,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from ._compat import interpreter, read_flatbuffer, tflite_schema, write_flatbuffer
+from ._compat import interpreter, read_flatbuffer, tf, tflite_schema, write_flatbuffer
 from .tflite_file import TensorInfo, TFLiteFile
+from .wide_curves import curve_levels
 
 _CASTS = ("QUANTIZE", "DEQUANTIZE")
+_CURVES = {"LOGISTIC": "sigmoid", "TANH": "tanh"}
 _WHOLE = ("INT8", "UINT8", "INT16")
 
 Read = Callable[[int], np.ndarray]
@@ -43,6 +47,9 @@ class FloatOperators:
         operator = self._file.operators[at]
         if operator.name in _CASTS:
             return [np.asarray(value(operator.inputs[0]), np.float32)]
+        given = self._file.tensors[operator.inputs[0]] if operator.name in _CURVES else None
+        if given is not None and given.type == "INT16":
+            return [_curve(_CURVES[operator.name], value(operator.inputs[0]), given)]
         single = _Single(self._model, self._graph.operators[at])
         try:
             return single.run(self._inputs(operator.inputs, value, raw), raw)
@@ -156,6 +163,14 @@ class _Single:
         operator.inputs = [self._numbers[int(i)] for i in self._from.inputs]
         operator.outputs = [self._numbers[int(i)] for i in self._from.outputs]
         return operator
+
+
+def _curve(kind: str, values: np.ndarray, given: TensorInfo) -> np.ndarray:
+    """A sigmoid or tanh of 16 bits, as its kernel's table has it, in real units."""
+    step = np.float32(given.scales[0])
+    whole = np.round(np.asarray(values, np.float32) / step)
+    levels = curve_levels(tf.constant(whole, tf.float32), tf.constant(step), kind)
+    return levels.numpy() * np.float32(2.0**-15)
 
 
 def is_activation(tensor: TensorInfo) -> bool:

@@ -146,3 +146,13 @@ def test_what_the_converter_lacks_is_refused_with_the_reason(name):
     assert not qr.coverage(model, activation_bits=16).ok
     with pytest.raises(ValueError, match="no 16-bit activations for this layer"):
         qr.quantize_model(model, activation_bits=16)
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "tanh"])
+def test_curves_are_compared_with_their_kernels_table(name):
+    x = keras.Input(ROW)
+    model = keras.Model(x, CURVES[name](x))
+    inputs = np.random.default_rng(0).normal(0, 2, size=(64, *ROW)).astype(np.float32)
+    q = qr.calibrate(qr.quantize_model(model, activation_bits=16), inputs)
+    found = qr.compare_layers(q, qr.export_tflite(q), inputs)
+    assert found.own_max_steps <= 1.01
