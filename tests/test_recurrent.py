@@ -231,7 +231,7 @@ def calibrated(make, **settings):
     return model, qr.calibrate(qr.quantize_model(model, **settings), data), data
 
 
-@pytest.mark.parametrize("name", ["lstm", "gru", "simple"])
+@pytest.mark.parametrize("name", [pytest.param("lstm", marks=pytest.mark.slow), "gru", "simple"])
 def test_inside_are_16_bits_and_the_error_is_smaller_for_it(name):
     def error(state_bits):
         spec = qr.LayerSpec(state_bits=state_bits)
@@ -242,7 +242,7 @@ def test_inside_are_16_bits_and_the_error_is_smaller_for_it(name):
     assert error(16) < 0.8 * error(8)
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", ["lstm", pytest.param("gru", marks=pytest.mark.slow), "simple"])
 def test_the_wide_file_is_all_integers_and_as_keras_on_every_kernel(name):
     _, quantized, data = calibrated(LAYERS[name])
     tflite = qr.export_tflite(quantized, io="int8")
