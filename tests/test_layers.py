@@ -19,6 +19,7 @@ RECURRENT = {
     "Bidirectional",
     "Masking",
 }
+LONG = {"LSTM_sequences", "Bidirectional", "Masking"}  # of which others stand for the most part
 SHAPES = (layer_matrix.IMAGE, layer_matrix.SEQUENCE, layer_matrix.VECTOR)
 ALONE = ("Embedding", "Masking", "Bidirectional", "TimeDistributed_conv")  # of shapes of their own
 
@@ -29,7 +30,10 @@ def bypassed(model, x):
         return np.asarray(model(x, training=False))
 
 
-@pytest.mark.parametrize("name", layer_matrix.ROWS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow if n in LONG else ()) for n in layer_matrix.ROWS],
+)
 def test_a_layer_is_integer_and_answers_as_keras_does(name):
     model, x = layer_matrix.ROWS[name]()
     expected = np.asarray(model(x, training=False))
