@@ -101,8 +101,7 @@ def verdict(rows: list[dict[str, Any]]) -> str:
         f"Of {len(pairs)} rows that both have, post-training quantization makes {len(there)} "
         f"integer-only, ours {sum(k['ours']['integer-only'] is True for k in pairs.values())}. "
         f"Integer-only there and not here: {', '.join(lost) or 'none'}. "
-        f"Further from float here, by more than 1 %: {', '.join(shown) or 'none'}."
-        "\n\n"
+        f"Further from float here, by more than 1 %: {', '.join(shown) or 'none'}.\n\n"
     )
 
 

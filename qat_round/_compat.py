@@ -148,6 +148,13 @@ def uncast(x: Any) -> Any:
     return x._variable if _is_cast(x) else x
 
 
+def set_constraint(variable: Any, constraint: Any) -> None:
+    """Gives a variable, or all copies of a distributed one, what is done behind each step of it."""
+    kept = uncast(variable)
+    for copy in getattr(kept, "values", (kept,)):
+        copy._constraint = constraint
+
+
 def shown_dtype(x: Any) -> tf.DType:
     """The dtype in which layers see x; as `x.dtype`, which is the kept one in tf-keras 2.17."""
     return x._cast_dtype if _is_cast(x) else x.dtype

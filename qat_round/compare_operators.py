@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from ._compat import interpreter, read_flatbuffer, tf, tflite_schema, write_flatbuffer
+from .integer.wide_layers import CURVES
 from .tflite_file import TensorInfo, TFLiteFile
 from .wide_curves import curve_levels
 
 _CASTS = ("QUANTIZE", "DEQUANTIZE")
-_CURVES = {"LOGISTIC": "sigmoid", "TANH": "tanh"}
+_CURVES = {operator: kind for kind, operator in CURVES.items()}
 _WHOLE = ("INT8", "UINT8", "INT16")
 
 Read = Callable[[int], np.ndarray]

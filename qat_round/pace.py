@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ._compat import is_exporting, tf, uncast
+from ._compat import is_exporting, set_constraint, tf, uncast
 from .rounding.base import real, require
 
 
@@ -65,6 +65,4 @@ def remember(variable: Any) -> None:
 def _set_pace(variable: Any, rate: float) -> None:
     with tf.init_scope():
         before = tf.Variable(tf.zeros(variable.shape, variable.dtype), trainable=False)
-    pace = Pace(rate, before, variable.constraint)
-    for copy in getattr(variable, "values", (variable,)):  # of a distributed one
-        copy._constraint = pace
+    set_constraint(variable, Pace(rate, before, variable.constraint))

@@ -101,7 +101,9 @@ def made(asked: dict, rows: np.ndarray):
     else:
         spec = qr.TensorSpec(rounder=asked["rounder"], range=asked["range"])
         learns = asked["range"] == "learned"
-        weights = qr.TensorSpec(rounder=asked["rounder"], range="learned" if learns else None)
+        weights = qr.TensorSpec(
+            rounder=asked["rounder"], range="learned" if learns else None, rate=asked.get("pace")
+        )
         model = qr.quantize_model(net(), weights=weights, activations=spec)
         if asked.get("calibrated", True):
             qr.calibrate(model, rows[:BATCH])

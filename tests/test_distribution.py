@@ -102,6 +102,13 @@ def test_two_replicas_train_as_one_device(one_device, mirrored):
     check_equal(one_device, mirrored[0])
 
 
+@pytest.mark.parametrize("strategy", ["mirrored", pytest.param("workers", marks=slow)])
+def test_weights_at_a_rate_of_their_own_train_as_on_one_device(strategy, one_device, tmp_path):
+    fast = run(tmp_path, "one", **STE, pace=4.0)
+    assert not np.allclose(fast["losses"], one_device["losses"], rtol=1e-2)
+    check_equal(fast, run(tmp_path, strategy, **STE, pace=4.0))
+
+
 @slow
 def test_a_model_of_two_replicas_loads_on_one_device_and_trains_on(mirrored, tmp_path):
     """Step for step as if it had stayed there."""

@@ -129,22 +129,14 @@ def test_saved_and_loaded_it_goes_on_as_fast(kind: str, tmp_path: object) -> Non
     np.testing.assert_allclose(kernel(loaded), kernel(q), rtol=1e-5, atol=1e-6)
 
 
-def test_replicas_and_half_precision_move_alike() -> None:
-    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
-    with strategy.scope():
-        q = model(4.0)
-        before = kernel(q)
-        q.compile(keras.optimizers.SGD(1e-3), "mse")
-    q.fit(X, Y, batch_size=32, verbose=0)
-    np.testing.assert_allclose(
-        kernel(q) - before, steps_of(4.0, keras.optimizers.SGD(1e-3)), rtol=1e-4, atol=1e-7
-    )
+def test_in_half_precision_steps_are_as_many() -> None:
+    exact = steps_of(4.0, keras.optimizers.SGD(1e-3))
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:
         moved = steps_of(4.0, keras.optimizers.SGD(1e-3))
     finally:
         keras.mixed_precision.set_global_policy("float32")
-    np.testing.assert_allclose(moved, kernel(q) - before, rtol=0.1, atol=2e-3)
+    np.testing.assert_allclose(moved, exact, rtol=0.1, atol=2e-3)
 
 
 @pytest.mark.parametrize("rate", [0.0, -1.0, float("inf"), float("nan")])

@@ -119,7 +119,10 @@ def _wrapped(planned: Plan) -> dict[str, Any]:
 
 
 def _as_made(part: Part, config: LayerQuantizers) -> Part:
-    """A clip to its grid's own ends does nothing else: no operator is made for it."""
+    """The part as the layer that is made: sigmoid and tanh of 16 bits as what the converter takes.
+
+    A clip to its grid's own ends does nothing else: no operator is made for it.
+    """
     if config.output is not None and config.output.is_wide and is_wide_curve(part):
         return dataclasses.replace(part, cls=WideActivation)
     if config.output is None or config.why or not is_grid_clip(part):

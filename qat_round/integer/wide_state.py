@@ -73,15 +73,10 @@ class _Bordered:
         self.before, self.editor = graph, Editor(graph)
         self.made: dict[tuple[Ref, bool], Ref] = {}
         self.regrids: dict[tuple[str, int, bool], str] = {}
-        self.wide: dict[Ref, bool] = {}
 
     def graph(self) -> Graph:
         for name, node in self.editor.walk():
-            part = self.before.parts[node.part]
-            wide = part.bits is not None
-            for index in range(len(node.specs)):
-                self.wide[Ref(name, index)] = wide
-            self.editor.keep(name, self.fitted(node, part))
+            self.editor.keep(name, self.fitted(node, self.before.parts[node.part]))
         outputs = map_refs(lambda ref: self.as_wide(ref, False), self.before.outputs)
         self.editor.graph = dataclasses.replace(self.before, outputs=outputs)
         return self.editor.finish()
@@ -96,7 +91,7 @@ class _Bordered:
     def as_wide(self, ref: Ref, wide: bool, reader: Part | None = None) -> Ref:
         """A tensor in 16 bits or in 8."""
         spec = self.editor.spec(ref)
-        if self.wide.get(ref, False) == wide or not spec.floating:
+        if (self.editor.part(ref).bits is not None) == wide or not spec.floating:
             return ref
         if (ref, wide) not in self.made:
             maker = self.editor.nodes[ref.node].part
