@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ._compat import tf
+from .one_call import one_call
 
 _ADDED = {8: 20, 16: 15}  # bits of what is added -> how far a kernel shifts it left before
 _FURTHEST = 32  # that a mean's factor is shifted
@@ -33,7 +34,7 @@ def scaled(acc: tf.Tensor, factor: tf.Tensor, ties: str) -> tf.Tensor:
             "away" for the channels behind them; "once up" or "once away"; "15 bits": once, up, by a
             multiplier of 15 bits, as int16 convolutions have it, which is felt.
     """
-    return tf.cast(_scaled(acc, factor, ties), tf.float32)
+    return one_call(_scaled_levels, acc, factor, ties=ties)
 
 
 def scaled_mean(total: tf.Tensor, count: tf.Tensor, factor: tf.Tensor, ties: str) -> tf.Tensor:
@@ -77,18 +78,36 @@ def scaled_sum(
         bits: of a and b.
         ties: i and o, each as for `scaled`.
     """
-    own = [tf.cast(of, tf.float64) for of in steps]
+    return one_call(_sum_levels, *values, *steps, step, bits=bits, ties=ties)
+
+
+def _sum_levels(
+    a: tf.Tensor,
+    b: tf.Tensor,
+    step_a: tf.Tensor,
+    step_b: tf.Tensor,
+    step: tf.Tensor,
+    *,
+    bits: int,
+    ties: tuple[str, str],
+) -> tf.Tensor:
+    own = [tf.cast(of, tf.float64) for of in (step_a, step_b)]
     unit, shift = 2.0 * tf.maximum(*own), 2 ** _ADDED[bits]
     a, b = (
         _scaled(tf.cast(side, tf.int64) * shift, of / unit, ties[0])
-        for side, of in zip(values, own, strict=True)
+        for side, of in zip((a, b), own, strict=True)
     )
-    return scaled(a + b, unit / (tf.cast(step, tf.float64) * float(shift)), ties[1])
+    factor = unit / (tf.cast(step, tf.float64) * float(shift))
+    return _scaled_levels(a + b, factor, ties=ties[1])
 
 
 def half_away(x: tf.Tensor, tie: float = 0.0) -> tf.Tensor:
     """x rounded, halves away from zero; what is as near to a half as `tie` counts as one."""
     return tf.sign(x) * tf.floor(tf.abs(x) + (0.5 + tie))
+
+
+def _scaled_levels(acc: tf.Tensor, factor: tf.Tensor, *, ties: str) -> tf.Tensor:
+    return tf.cast(_scaled(acc, factor, ties), tf.float32)
 
 
 def _scaled(acc: tf.Tensor, factor: tf.Tensor, ties: str) -> tf.Tensor:

@@ -138,7 +138,8 @@ def _check_bits(model: Any) -> None:
         raise ValueError(
             f"export_onnx: ONNX's QuantizeLinear has activations of {_BITS} bits, but "
             f"{', '.join(wide[:3])}{' and more' if wide[3:] else ''} have 16. Use "
-            "activation_bits=8, or export_tflite(model, io='int16')."
+            "activation_bits=8, qr.LayerSpec(state_bits=8) for recurrent layers, or "
+            "export_tflite."
         )
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from ._compat import tf
+from .one_call import one_call
 
 _LAST = 255
 
@@ -27,6 +28,10 @@ def curve_levels(values: tf.Tensor, step: tf.Tensor, kind: str) -> tf.Tensor:
         step: theirs.
         kind: "sigmoid" or "tanh".
     """
+    return one_call(_levels, values, step, kind=kind)
+
+
+def _levels(values: tf.Tensor, step: tf.Tensor, *, kind: str) -> tf.Tensor:
     factor, shift = _factor(step)
     half = tf.bitwise.left_shift(tf.ones_like(shift), tf.maximum(shift - 1, 0))
     half = tf.where(shift > 0, half, 0)
