@@ -119,7 +119,7 @@ def only(config: Mapping[str, Any], allowed: Iterable[str], owner: str) -> None:
 
 
 _NOT_GIVEN: Any = object()
-_STATE_BITS = (16, 8)
+_STATE_BITS = (None, 8, 16)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +133,7 @@ class LayerSpec:
         activations: the same for the layer's output and activation.
         outputs: another word for `activations`; give one of the two.
         state_bits: of what a recurrent layer computes from step to step, where its activations have
-            8: 16, as TFLite's own LSTM has its state, or 8, for devices that compute in 8 alone.
+            8: 16 (None), as TFLite's own LSTM has its state, or 8, for devices that have no more.
 
     Raises:
         TypeError: if both `activations` and `outputs` are given.
@@ -149,13 +149,12 @@ class LayerSpec:
     weights: Any = TensorSpec()
     activations: Any = TensorSpec()
     outputs: dataclasses.InitVar[Any] = _NOT_GIVEN
-    state_bits: int = 16
+    state_bits: int | None = None
 
     def __post_init__(self, outputs: Any) -> None:
         if self.state_bits not in _STATE_BITS:
-            raise ValueError(
-                f"LayerSpec: state_bits={self.state_bits!r}; allowed are {list(_STATE_BITS)}."
-            )
+            allowed = list(_STATE_BITS)
+            raise ValueError(f"LayerSpec: state_bits={self.state_bits!r}; allowed are {allowed}.")
         if outputs is not _NOT_GIVEN:
             if self.activations != TensorSpec():
                 raise TypeError("LayerSpec: activations and outputs are one thing; give one.")
@@ -185,8 +184,9 @@ class LayerSpec:
             weights = {name: _over(self.weights, w) for name, w in base.weights}
         else:
             weights = _over(self.weights, base.weights)
-        state_bits = min(self.state_bits, base.state_bits)
         activations = _over(self.activations, base.activations)
+        asked = base.state_bits if self.state_bits is None else self.state_bits
+        state_bits = None if activations is None else asked  # in float there is none
         return LayerSpec(weights, activations, state_bits=state_bits)
 
     def get_config(self) -> dict[str, Any]:
@@ -196,8 +196,7 @@ class LayerSpec:
         else:
             weights = _plain(self.weights)
         config = {"weights": weights, "activations": _plain(self.activations)}
-        is_narrow = self.state_bits != _STATE_BITS[0]
-        return config | ({"state_bits": self.state_bits} if is_narrow else {})
+        return config if self.state_bits is None else config | {"state_bits": self.state_bits}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> LayerSpec:

@@ -279,7 +279,7 @@ def test_where_other_bits_are_asked_there_is_no_change_of_grid(bits):
 
 
 def test_a_state_of_other_bits_is_refused():
-    with pytest.raises(ValueError, match=r"state_bits=4; allowed are \[16, 8\]"):
+    with pytest.raises(ValueError, match=r"state_bits=4; allowed are \[None, 8, 16\]"):
         qr.LayerSpec(state_bits=4)
 
 
@@ -287,3 +287,10 @@ def test_the_bits_of_the_state_are_part_of_a_config():
     spec = qr.LayerSpec(state_bits=8)
     assert qr.LayerSpec.from_config(spec.get_config()) == spec
     assert "state_bits" not in qr.LayerSpec().get_config()
+
+
+def test_an_override_has_the_last_word_on_the_bits_of_the_state():
+    base = qr.LayerSpec(state_bits=8)
+    assert qr.LayerSpec().over(base).state_bits == 8
+    assert qr.LayerSpec(state_bits=16).over(base).state_bits == 16
+    assert qr.FLOAT.over(base) == qr.FLOAT

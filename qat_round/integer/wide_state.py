@@ -63,7 +63,7 @@ def _is_asked(spec: Any) -> bool:
     if spec is None:
         return True
     asked = spec.activations
-    return asked is not None and asked.bits in (None, 8) and spec.state_bits == WIDE_BITS
+    return asked is not None and asked.bits in (None, 8) and spec.state_bits in (None, WIDE_BITS)
 
 
 class _Bordered:
