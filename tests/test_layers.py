@@ -76,7 +76,9 @@ def test_all_train_save_and_load(shape, tmp_path):
     check_training_and_saving(*together(shape), tmp_path)
 
 
-@pytest.mark.parametrize("name", ALONE)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in LONG else ()) for n in ALONE]
+)
 def test_layers_of_other_shapes_train_save_and_load(name, tmp_path):
     check_training_and_saving(*layer_matrix.ROWS[name](), tmp_path)
 
