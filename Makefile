@@ -22,7 +22,7 @@ examples: .venv/.ready  ## Runs every example and the notebook, with their times
 	$(BIN)/python examples/run_all.py
 
 docs: .venv/.ready  ## Builds the documentation into site/; a broken link is an error.
-	$(BIN)/python -m mkdocs build --strict --quiet
+	$(BIN)/python -m mkdocs build --strict
 
 wheel: .venv/.ready  ## Builds the wheel twice, the same bytes; README's commands on it in an empty environment (minutes).
 	$(BIN)/python tools/wheel.py

@@ -24,6 +24,7 @@ PAGES = {  # file of the repository -> page of the site
     "benchmarks/results/devices.md": "devices_table.md",
     "benchmarks/results/random_graphs.md": "random_graphs.md",
     "benchmarks/results/sparse.md": "sparse.md",
+    "benchmarks/results/layers.md": "layers.md",
 }
 SPEED = ("kernels", "kernels_bfloat16", "steps", "steps_batch8", "modes", "profile", "startup")
 PAGES |= {f"benchmarks/results/{n}.md": f"bench_{n}.md" for n in (*SPEED, "scaling", "bandwidth")}
