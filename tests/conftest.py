@@ -3,11 +3,46 @@
 from __future__ import annotations
 
 import functools
+import pathlib
+import subprocess
 
 import nets
 import pytest
 
 import qat_round as qr
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def git_status() -> str:
+    """Changed and new files of this checkout; nothing where there is no checkout."""
+    command = ["git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=all"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    except FileNotFoundError:
+        return ""
+
+
+class CleanCheckout:
+    """Fails a run of tests that leaves files in the checkout, or changes some."""
+
+    def __init__(self) -> None:
+        self.before, self.after = git_status(), ""
+
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        self.after = git_status()
+        if self.after != self.before and exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self.after != self.before:
+            terminalreporter.section("this run changed `git status`", red=True)
+            terminalreporter.write_line(f"before:\n{self.before}\nafter:\n{self.after}")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # once, not in each process of pytest-xdist
+        config.pluginmanager.register(CleanCheckout())
 
 
 @pytest.fixture(scope="session")

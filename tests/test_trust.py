@@ -34,13 +34,18 @@ slow = pytest.mark.slow
 # Loading runs no code.
 
 
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    """Code that does run makes its file here."""
+    monkeypatch.chdir(tmp_path)
+
+
 class Bomb:
     def __reduce__(self):
         return (pathlib.Path.touch, (pathlib.Path("exploded"),))
 
 
-def test_pickles_in_data_are_refused(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_pickles_in_data_are_refused(tmp_path):
     np.savez(tmp_path / "bomb.npz", x=np.array([Bomb()], object))
     (tmp_path / "bomb.npy").write_bytes(pickle.dumps(Bomb()))
     for name in ("bomb.npz", "bomb.npy"):
@@ -79,10 +84,9 @@ SAVED = {"m.keras": "m.keras", "m.h5": "m.h5", "hdf5.keras": "m.h5", "folder": "
 
 
 @pytest.fixture
-def bomb(request, tmp_path, monkeypatch):
+def bomb(request):
     """A file with a Lambda that would make the file "exploded"."""
     name, kind, code = request.param
-    monkeypatch.chdir(tmp_path)
     lambda_net(kind, CODE[code]).save(SAVED[name])
     pathlib.Path(SAVED[name]).rename(name)
     pathlib.Path("exploded").unlink()
