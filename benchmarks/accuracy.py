@@ -31,7 +31,8 @@ from accuracy_nets import NETS
 from accuracy_tables import write_tables
 
 import qat_round as qr
-from qat_round.tflite_file import Runner, TFLiteFile
+from qat_round.files.interpreter import Runner
+from qat_round.files.tflite_file import TFLiteFile
 
 import tf_keras as keras  # isort: skip
 

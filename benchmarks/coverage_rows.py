@@ -154,7 +154,7 @@ def keras3(name: str, count: int) -> dict[str, Any]:
     """Ours, from the same network in Keras 3; and whether intake gives equal outputs."""
     import keras
 
-    from qat_round import intake
+    from qat_round.frontend import to_functional as intake
 
     case = network(name, count, keras)
     difference = intake.parity(intake.to_functional(case.model, check=False), case.model)
@@ -189,7 +189,8 @@ def _trained_way(case: Case, quantize: Callable[[], Any], calibrate: Any) -> dic
 
 def _of_file(case: Case, tflite: bytes) -> dict[str, Any]:
     """Float operators, size, and the distance from the float model."""
-    from qat_round.tflite_file import Runner, TFLiteFile
+    from qat_round.files.interpreter import Runner
+    from qat_round.files.tflite_file import TFLiteFile
 
     file = TFLiteFile(tflite)
     runner = Runner(file)

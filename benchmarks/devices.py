@@ -23,8 +23,9 @@ import qat_round as qr  # before TensorFlow
 import tf_keras as keras  # isort: skip
 from device_nets import KEPT, NETS, Data, accuracy, float_net, quantized  # isort: skip
 
-from qat_round.parity import compare
-from qat_round.tflite_file import Runner, TFLiteFile
+from qat_round.files.interpreter import Runner
+from qat_round.files.tflite_file import TFLiteFile
+from qat_round.verify.parity import compare
 
 EIGHT_BITS = qr.LayerSpec(weights=qr.TensorSpec(bits=8))
 MODELS: dict[str, dict[str, Any]] = {  # name -> settings of quantize_model

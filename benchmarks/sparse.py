@@ -131,7 +131,8 @@ def _accuracy(model: Any, data: Any) -> float:
 def _figures(model: Any, data: Any) -> dict[str, Any]:
     """Accuracy of the model and of its file, and what the file's kernels hold."""
     import qat_round as qr
-    from qat_round.tflite_file import Runner, TFLiteFile
+    from qat_round.files.interpreter import Runner
+    from qat_round.files.tflite_file import TFLiteFile
 
     file = TFLiteFile(qr.export_tflite(model))
     runner = Runner(file)

@@ -20,26 +20,17 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # has to be set before Tensor
 
 # TensorFlow takes seconds to import. The command line puts it off until it is needed; everybody
 # else has it now, so that Keras's own `load_model` knows our classes after `import qat_round`.
-_VERBS = (
-    "adaround",
-    "adopt",
-    "calibrate",
-    "coverage",
-    "recipes",
-    "search_bits",
-    "strip",
-)  # functions that are called as their modules are
 _PROGRAM = os.path.basename((getattr(sys, "argv", None) or [""])[0])  # "-m": python -m qat_round
 
 if TYPE_CHECKING or not (_PROGRAM == "-m" or _PROGRAM.startswith("qat-round")):
-    from .api import *  # noqa: F403
-    from .api import __all__ as __all__
+    from qat_round.api import *  # noqa: F403
+    from qat_round.api import __all__ as __all__
 else:
 
     def __getattr__(name: str) -> Any:
         if name.startswith("__") and name != "__all__":
             raise AttributeError(f"module 'qat_round' has no attribute {name!r}")
-        if name not in _VERBS and importlib.util.find_spec(f"qat_round.{name}"):
+        if importlib.util.find_spec(f"qat_round.{name}"):
             return importlib.import_module(f"qat_round.{name}")
         return getattr(importlib.import_module("qat_round.api"), name)
 

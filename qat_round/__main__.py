@@ -1,5 +1,5 @@
 """`python -m qat_round`: the command line."""
 
-from .cli import program
+from qat_round.cli.main import program
 
 program()

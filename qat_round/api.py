@@ -1,122 +1,33 @@
 """The public names, all of them: `import qat_round as qr` gives these."""
 
-import sys
-
-from . import (
-    _compat,
-    edge,
-    ranges,
-    schedules,
-    testing,
-)
-from .adaround import (
-    adaround,
-)
-from .adopt import (
-    adopt,
-)
-from .affine import (
-    Grid,
-    grid_from_range,
-)
-from .bakeoff import (
-    RounderComparison,
-    compare_rounders,
-)
-from .batch_norm import (
-    reestimate_batch_norm,
-)
-from .calibrate import (
-    calibrate,
-)
-from .callbacks import (
-    Anneal,
-    knobs,
-)
-from .compare import (
-    LayerComparison,
-    compare_layers,
-)
-from .computing import (
-    computed_by,
-)
-from .configs import (
-    RoundingConfig,
-)
-from .coverage import (
-    Coverage,
-    LayerCoverage,
-    coverage,
-)
-from .distill import (
-    Distiller,
-)
-from .export import (
-    export_tflite,
-)
-from .fake_quantization import (
-    fake_quant,
-)
-from .file_metadata import (
-    add_metadata,
-)
-from .firmware import (
-    export_c,
-)
-from .float16 import (
-    export_float16,
-)
-from .intake import (
-    write_back,
-)
-from .integer.custom import (
-    register_layer,
-)
-from .lift import (
-    lifted,
-)
-from .lower_bits import (
-    LowerBits,
-)
-from .model import (
-    annotate_layer,
-    annotate_model,
-    load_model,
-    quantize_apply,
-    quantize_model,
-)
-from .model_spec import (
-    ModelSpec,
-)
-from .monitors import (
-    QuantizationLog,
-)
-from .onnx_file import (
-    export_onnx,
-    verify_onnx,
-)
-from .oscillation import (
-    Dampening,
-    FreezeOscillating,
-    OscillationMonitor,
-)
-from .parity import (
-    OutputParity,
-    Parity,
-)
-from .precision import (
-    full_precision,
-)
-from .quantizers import (
-    RoundingQuantizer,
-)
-from .recipes import (
-    recipes,
-)
-from .report import (
-    write_report,
-)
-from .rounding import (
+from qat_round import _compat, edge, ranges, schedules, testing
+from qat_round.export.c_source import export_c
+from qat_round.export.float16 import export_float16
+from qat_round.export.onnx_qdq import export_onnx
+from qat_round.export.tflite import export_tflite
+from qat_round.files.metadata import add_metadata
+from qat_round.frontend.write_back import write_back
+from qat_round.lowering.register_layer import register_layer
+from qat_round.models.adopt import adopt
+from qat_round.models.annotate import annotate_layer, annotate_model, quantize_apply
+from qat_round.models.coverage import Coverage, LayerCoverage, coverage
+from qat_round.models.emulate_kernels import computed_by
+from qat_round.models.int8_activations import lifted
+from qat_round.models.load_model import load_model
+from qat_round.models.precision import full_precision
+from qat_round.models.quantize import quantize_model
+from qat_round.models.strip import encodings, strip
+from qat_round.models.tfmot_configs import RoundingConfig
+from qat_round.models.tfmot_scheme import RoundingScheme
+from qat_round.numerics.fake_quant import fake_quant
+from qat_round.numerics.grid import Grid, grid_from_range
+from qat_round.quantizers.model_spec import ModelSpec
+from qat_round.quantizers.quantized_tensors import summary
+from qat_round.quantizers.quantizer import RoundingQuantizer
+from qat_round.quantizers.recipes import recipes
+from qat_round.quantizers.spec import FLOAT, LayerSpec, TensorSpec
+from qat_round.report.write_report import write_report
+from qat_round.rounding import (
     ElementWiseScaling,
     ExpectedRound,
     ExpectedThresholdRound,
@@ -134,34 +45,23 @@ from .rounding import (
     mix,
     names,
     register,
-    round,  # noqa: A004
+    round,
 )
-from .scheme import (
-    RoundingScheme,
-)
-from .search_bits import (
-    BitSearch,
-    search_bits,
-)
-from .spec import (
-    FLOAT,
-    LayerSpec,
-    TensorSpec,
-)
-from .statistics import (
-    Interval,
-    paired_difference,
-)
-from .strip import (
-    encodings,
-    strip,
-)
-from .tensors import (
-    summary,
-)
-from .verify import (
-    verify_tflite,
-)
+from qat_round.training.adaround import adaround
+from qat_round.training.anneal import Anneal, knobs
+from qat_round.training.batch_norm import reestimate_batch_norm
+from qat_round.training.calibrate import calibrate
+from qat_round.training.compare_rounders import RounderComparison, compare_rounders
+from qat_round.training.distill import Distiller
+from qat_round.training.lower_bits import LowerBits
+from qat_round.training.oscillation import Dampening, FreezeOscillating, OscillationMonitor
+from qat_round.training.paired_statistics import Interval, paired_difference
+from qat_round.training.quantization_log import QuantizationLog
+from qat_round.training.search_bits import BitSearch, search_bits
+from qat_round.verify.compare_layers import LayerComparison, compare_layers
+from qat_round.verify.parity import OutputParity, Parity
+from qat_round.verify.verify_onnx import verify_onnx
+from qat_round.verify.verify_tflite import verify_tflite
 
 __all__ = [
     "Anneal",
@@ -246,6 +146,3 @@ __all__ = [
 ]
 
 _compat.register_objects(_compat.tfmot_objects())  # so that Keras's own load_model knows them
-
-# where the package puts off its imports, submodules would stand in the place of their functions
-vars(sys.modules[__package__]).update({name: globals()[name] for name in __all__})

@@ -16,8 +16,7 @@ import time
 
 sys.argv = ["qat-round"]  # imports the command line as the program does, without TensorFlow's logs
 
-from qat_round import api  # noqa: E402, F401
-from qat_round.cli import main  # noqa: E402
+from qat_round.cli.main import main  # noqa: E402
 
 
 def child(argv: list[str]) -> None:

@@ -221,7 +221,7 @@ def _scatter(model: Any, rng: np.random.Generator) -> None:
 def figures(seed: int, sizes: tuple[int, int] = (6, 13)) -> dict[str, Any]:
     """What becomes of a random model: equal in intake, integer in the file, and how near."""
     import qat_round as qr
-    from qat_round import intake
+    from qat_round.frontend import to_functional as intake
 
     model, inputs = lowered_model(seed, sizes)
     given = inputs if len(inputs) > 1 else inputs[0]

@@ -10,7 +10,7 @@ import tf_keras as keras
 
 import qat_round as qr
 from qat_round._compat import DefaultNBitQuantizeScheme
-from qat_round.tensors import quantized_tensors
+from qat_round.quantizers.quantized_tensors import quantized_tensors
 
 tfmot_keras = tfmot.quantization.keras
 

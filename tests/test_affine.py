@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import qat_round as qr
-from qat_round.affine import check_bits, constant_fake_quant, native_fake_quant
+from qat_round.numerics.grid import check_bits, constant_fake_quant, native_fake_quant
 
 METHODS = ["sigmoid", "ramp", "fourier", "sine", "expected", "stochastic", "ste"]
 ALL_BITS = range(2, 17)

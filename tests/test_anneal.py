@@ -6,8 +6,8 @@ import tensorflow as tf
 import tf_keras as keras
 
 import qat_round as qr
-from qat_round import schedules
 from qat_round.rounding import registry
+from qat_round.training import schedules
 
 X = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
 Y = X.sum(axis=1, keepdims=True)

@@ -8,10 +8,11 @@ import tensorflow as tf
 import tf_keras as keras
 
 import qat_round as qr
-from qat_round.intake import Affine, read_graph, rewritten
-from qat_round.intake.build import build
-from qat_round.integer.lower import lower
-from qat_round.integer.rules_einsum import parse
+from qat_round.frontend.build import build
+from qat_round.frontend.to_functional import read_graph, rewritten
+from qat_round.layers.ops import Affine
+from qat_round.lowering.lower import lower
+from qat_round.lowering.rules_einsum import parse
 
 L = keras.layers
 TAKEN_APART = (L.MultiHeadAttention, L.Attention, L.LayerNormalization, L.GroupNormalization)

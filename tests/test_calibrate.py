@@ -9,7 +9,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 import qat_round as qr
-from qat_round.tensors import quantized_tensors
+from qat_round.quantizers.quantized_tensors import quantized_tensors
 
 
 def ranges(model) -> dict:

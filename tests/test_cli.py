@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 import qat_round as qr
-from qat_round import recipe_parts
-from qat_round.cli import main
-from qat_round.data_files import read_data
-from qat_round.recipe_file import RecipeError, read_recipe
+from qat_round.cli.main import main
+from qat_round.files.data_files import read_data
+from qat_round.pipeline import recipe_schema as recipe_parts
+from qat_round.pipeline.recipe_file import RecipeError, read_recipe
 
 ROOT = pathlib.Path(qr.__file__).parent.parent
 
@@ -79,7 +79,7 @@ def in_new_process(script: str) -> None:
 def test_help_and_wrong_use_need_no_tensorflow():
     script = (
         "import sys; sys.argv = ['qat-round'];"
-        "from qat_round.cli import main;"
+        "from qat_round.cli.main import main;"
         "assert main(['--help']) == 0 and main(['run', '--help']) == 0 and main(['frob']) == 2;"
         "assert 'tensorflow' not in sys.modules and 'numpy' not in sys.modules"
     )
@@ -89,7 +89,7 @@ def test_help_and_wrong_use_need_no_tensorflow():
 def test_the_list_of_methods_needs_no_tensorflow():
     script = (
         "import sys; sys.argv = ['qat-round'];"
-        "from qat_round.cli import main;"
+        "from qat_round.cli.main import main;"
         "assert main(['methods']) == 0 and main(['methods', '--json']) == 0;"
         "assert 'tensorflow' not in sys.modules and 'tf_keras' not in sys.modules"
     )
@@ -104,12 +104,6 @@ def test_the_command_line_sees_the_same_names_as_an_import():
         "assert set(qr.__all__) <= set(dir(qr)); assert qr.names()[0] == 'sigmoid'"
     )
     in_new_process(script)
-
-
-def test_functions_that_hide_their_modules_are_known():
-    modules = {path.stem for path in pathlib.Path(qr.__file__).parent.iterdir()}
-    hidden = {n for n in qr.__all__ if n in modules and callable(getattr(qr, n))}
-    assert hidden == set(qr._VERBS)
 
 
 def test_methods_lists_every_rounder(capsys):
@@ -480,7 +474,7 @@ def test_an_unexpected_error_shows_its_traceback_with_debug_only(here, capsys, m
     def broken(*_, **__):
         raise RuntimeError("deep inside")
 
-    monkeypatch.setattr("qat_round.inspect_file.inspected", broken)
+    monkeypatch.setattr("qat_round.files.inspect.inspected", broken)
     assert main(["inspect", "out/net_int8.tflite"]) == 2
     assert "deep inside" in told(capsys)
     with pytest.raises(RuntimeError, match="deep inside"):
@@ -592,8 +586,8 @@ def test_a_recipe_for_a_model_with_float_layers_names_them(here):
 
 def test_a_recipe_names_layers_whatever_they_are_called():
     from qat_round._compat import read_toml
-    from qat_round.model_spec import _matches
-    from qat_round.recipe_init import _quantize
+    from qat_round.pipeline.recipe_init import _quantize
+    from qat_round.quantizers.model_spec import _matches
 
     names = ['say "x"', "back\\slash", "a[0]*?", "two\nlines", "\U0001f600"]
     found = read_toml(_quantize(dict.fromkeys(names, "no\noperator")))["quantize"]["overrides"]
@@ -608,7 +602,7 @@ KILLING = """
 import os, signal, sys
 sys.argv = ["qat-round"]
 moment = int(os.environ["KILL_AT"])
-import qat_round.export as export
+import qat_round.export.tflite as export
 replace, count = os.replace, [0]
 def counted(*paths):
     count[0] += 1
@@ -616,7 +610,7 @@ def counted(*paths):
         os.kill(os.getpid(), signal.SIGKILL)
     replace(*paths)
 os.replace = counted
-from qat_round.cli import main
+from qat_round.cli.main import main
 sys.exit(main(["run", "recipe.toml"]))
 """
 
@@ -645,7 +639,7 @@ def test_a_run_killed_at_five_moments_ends_with_the_same_model(here, tmp_path, m
 
 
 def test_training_that_is_taken_up_ends_as_training_at_once(here, tmp_path, monkeypatch):
-    from qat_round import training
+    from qat_round.training import epochs as training
 
     data = read_data("data.npz").part(0, 128)
     settings = {"epochs": 2, "state": tmp_path / "state", "fingerprint": "same"}
@@ -672,7 +666,7 @@ def test_training_that_is_taken_up_ends_as_training_at_once(here, tmp_path, monk
 
 
 def test_a_damaged_state_file_is_not_used(here, tmp_path):
-    from qat_round.training import _load
+    from qat_round.training.epochs import _load
 
     (tmp_path / "state").write_bytes(b"PK broken")
     assert _load(tmp_path / "state", "same") is None
@@ -680,7 +674,7 @@ def test_a_damaged_state_file_is_not_used(here, tmp_path):
 
 @pytest.mark.parametrize("about", ['{"history": []}', "[]", '{"fingerprint": "same"}', "3"])
 def test_a_state_file_of_something_else_is_not_used(about, tmp_path):
-    from qat_round.training import _load
+    from qat_round.training.epochs import _load
 
     np.savez(tmp_path / "state.npz", about=np.array(about))
     assert _load(tmp_path / "state.npz", "same") is None
@@ -719,7 +713,7 @@ def test_progress_is_shown_on_a_terminal_only(quiet, monkeypatch):
 
 
 def test_training_tells_every_step_once(here):
-    from qat_round import training
+    from qat_round.training import epochs as training
 
     seen = []
     training.train_epochs(

@@ -12,11 +12,12 @@ import tf_keras as keras
 
 import qat_round as qr
 from qat_round._compat import QuantizeLayer
-from qat_round.compare import LayerParity
-from qat_round.compare_operators import FloatOperators
-from qat_round.compare_reasons import reason_for
-from qat_round.compare_tensors import KerasTensor
-from qat_round.tflite_file import Runner, TFLiteFile
+from qat_round.files.interpreter import Runner
+from qat_round.files.tflite_file import TFLiteFile
+from qat_round.verify.compare_layers import LayerParity
+from qat_round.verify.float_operators import FloatOperators
+from qat_round.verify.likely_causes import reason_for
+from qat_round.verify.match_tensors import KerasTensor
 
 layers = keras.layers
 IMAGES = nets.pictures(24)[0]

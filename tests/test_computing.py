@@ -13,9 +13,10 @@ import tensorflow as tf
 import tf_keras as keras
 
 import qat_round as qr
-from qat_round.fixed_point import scaled, scaled_mean
-from qat_round.kernel_sets import KERNEL_SETS, roundings
-from qat_round.tflite_file import TFLiteFile, quantized
+from qat_round.files.interpreter import quantized
+from qat_round.files.tflite_file import TFLiteFile
+from qat_round.numerics.kernel_sets import KERNEL_SETS, roundings
+from qat_round.numerics.requantize import scaled, scaled_mean
 
 L = keras.layers
 EIGHT_BITS = qr.LayerSpec(weights=qr.TensorSpec(bits=8))

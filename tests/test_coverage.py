@@ -9,8 +9,8 @@ import tensorflow as tf
 import tf_keras as keras
 
 import qat_round as qr
-from qat_round.integer import custom
-from qat_round.tensors import quantized_tensors
+from qat_round.lowering import register_layer as custom
+from qat_round.quantizers.quantized_tensors import quantized_tensors
 
 layers = keras.layers
 

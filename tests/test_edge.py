@@ -11,7 +11,7 @@ import tf_keras as keras
 
 import qat_round as qr
 from qat_round.edge.operators import macs, peak
-from qat_round.tflite_file import Operator, TensorInfo, TFLiteFile
+from qat_round.files.tflite_file import Operator, TensorInfo, TFLiteFile
 
 needs_micro = pytest.mark.skipif(
     importlib.util.find_spec("tflite_micro") is None, reason="the extra [edge] is not installed"

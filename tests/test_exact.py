@@ -8,8 +8,8 @@ import tensorflow as tf
 import tf_keras as keras
 
 import qat_round as qr
-from qat_round.observing import observing
-from qat_round.pending import Clipped, Ints, Moved, Pair, Sums
+from qat_round.numerics.accumulators import Clipped, Ints, Moved, Pair, Sums
+from qat_round.quantizers.observers import observing
 
 L = keras.layers
 

@@ -11,7 +11,7 @@ import pytest
 
 import qat_round as qr
 from qat_round import rounding
-from qat_round.recipe_file import read_recipe
+from qat_round.pipeline.recipe_file import read_recipe
 
 EXAMPLES = pathlib.Path(__file__).resolve().parent.parent / "examples"
 

@@ -10,9 +10,9 @@ import pytest
 import tensorflow as tf
 
 import qat_round as qr
-from qat_round.export import write_file
-from qat_round.tensors import quantized_tensors
-from qat_round.tflite_file import TFLiteFile
+from qat_round.files.atomic_write import write_file
+from qat_round.files.tflite_file import TFLiteFile
+from qat_round.quantizers.quantized_tensors import quantized_tensors
 
 METHODS = ("sigmoid", "ramp", "fourier", "expected", "stochastic", "sine", "ste")
 
@@ -213,7 +213,7 @@ def test_a_float16_file_answers_as_the_float_model(is_quantized, tuned, float_ne
     file = TFLiteFile(qr.export_float16(model, batch_size=1))
     assert file.tensor_types()["FLOAT16"] >= 3
     assert "INT8" not in file.tensor_types()
-    from qat_round.tflite_file import Runner
+    from qat_round.files.interpreter import Runner
 
     (name,) = (runner := Runner(file)).inputs
     found = np.concatenate([runner({name: pictures[0][i : i + 1]})[0] for i in range(16)])

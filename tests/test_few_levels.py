@@ -7,8 +7,8 @@ import pytest
 import tf_keras as keras
 
 import qat_round as qr
-from qat_round.inspect_file import inspected
-from qat_round.tflite_file import TFLiteFile
+from qat_round.files.inspect import inspected
+from qat_round.files.tflite_file import TFLiteFile
 
 _L = keras.layers
 LAYERS = {

@@ -9,9 +9,10 @@ import pytest
 
 import qat_round as qr
 from qat_round._compat import read_flatbuffer
-from qat_round.cli import main
-from qat_round.file_metadata import read_metadata
-from qat_round.tflite_file import Runner, TFLiteFile
+from qat_round.cli.main import main
+from qat_round.files.interpreter import Runner
+from qat_round.files.metadata import read_metadata
+from qat_round.files.tflite_file import TFLiteFile
 
 TOLD = {"name": "Patterns", "description": "Ten patterns, äöü", "version": "1.2", "license": "MIT"}
 

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 import qat_round as qr
-from qat_round.firmware import identifier
+from qat_round.export.c_source import identifier
 
 READER = """
 #include <stdio.h>
@@ -42,7 +42,7 @@ def test_the_compiled_array_is_the_file_byte_for_byte(compiler, converted, tmp_p
     assert offset == "0"
     assert sha256 == hashlib.sha256(tflite).hexdigest()
     assert (inputs, outputs) == ("144", "10")
-    from qat_round.tflite_file import TFLiteFile
+    from qat_round.files.tflite_file import TFLiteFile
 
     file = TFLiteFile(tflite)
     tensor = file.tensors[file.inputs[0]]

@@ -10,7 +10,7 @@ import pytest
 import small_run
 
 import qat_round as qr
-from qat_round.cli import main
+from qat_round.cli.main import main
 
 PAGE = 4096  # bytes; what a tmpfs gives at a time
 OLD = b"old"

@@ -13,8 +13,8 @@ import tensorflow as tf
 import tf_keras as keras
 
 import qat_round as qr
-from qat_round.integer import custom
-from qat_round.tflite_file import TFLiteFile
+from qat_round.files.tflite_file import TFLiteFile
+from qat_round.lowering import register_layer as custom
 
 L = keras.layers
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qat_round import intake
 from qat_round._compat import keras, tf
+from qat_round.frontend import to_functional as intake
 
 L = keras.layers
 
@@ -197,7 +197,7 @@ def test_lambda_in_a_file_is_refused(tmp_path):
 
 
 def test_text_of_unknown_rule_is_refused_twice():
-    from qat_round.intake.operators import rule
+    from qat_round.frontend.operators import rule
 
     with pytest.raises(ValueError, match="There is a rule for operator 'add' already"):
         rule("add")(lambda op: None)

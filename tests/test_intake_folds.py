@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qat_round import intake
 from qat_round._compat import keras, tf
+from qat_round.frontend import to_functional as intake
 
 L = keras.layers
 IMAGE, SERIES, VECTOR = (8, 8, 4), (9, 4), (4,)

@@ -9,9 +9,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from qat_round import intake
 from qat_round._compat import keras as tf_keras
 from qat_round._compat import tf
+from qat_round.frontend import to_functional as intake
 
 keras = pytest.importorskip("keras", minversion="3.0")
 L, ops = keras.layers, keras.ops

@@ -7,11 +7,11 @@ import re
 import numpy as np
 import pytest
 
-from qat_round import intake
 from qat_round._compat import keras, tf
-from qat_round.intake.build import build
-from qat_round.intake.operators import operators_as_layers
-from qat_round.intake.read import read
+from qat_round.frontend import to_functional as intake
+from qat_round.frontend.build import build
+from qat_round.frontend.operators import operators_as_layers
+from qat_round.frontend.read import read
 
 L = keras.layers
 IMAGE, SERIES, VECTOR = (8, 6, 4), (8, 4), (4,)

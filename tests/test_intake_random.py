@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from random_graphs import JOINS, Growth
 
-from qat_round import intake
 from qat_round._compat import keras, tf
+from qat_round.frontend import to_functional as intake
 
 UNARY = (
     lambda layers, c: layers.Conv2D(c, 3, padding="same", activation="relu"),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qat_round import intake
 from qat_round._compat import keras, tf, tfmot
+from qat_round.frontend import to_functional as intake
 
 L = keras.layers
 

@@ -8,10 +8,10 @@ import tensorflow as tf
 import tf_keras as keras
 
 import qat_round as qr
-from qat_round import integer
-from qat_round.model_spec import model_spec
-from qat_round.observing import observing
-from qat_round.tflite_file import TFLiteFile
+from qat_round.files.tflite_file import TFLiteFile
+from qat_round.lowering import build as integer
+from qat_round.quantizers.model_spec import model_spec
+from qat_round.quantizers.observers import observing
 
 layers = keras.layers
 

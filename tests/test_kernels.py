@@ -14,7 +14,7 @@ import pytest
 import tf_keras as keras
 
 import qat_round as qr
-from qat_round.tflite_file import TFLiteFile
+from qat_round.files.tflite_file import TFLiteFile
 
 NETS = {"conv": (nets.conv_net, (12, 12, 1)), "series": (nets.series_net, (12, 12))}
 EIGHT_BITS = qr.LayerSpec(weights=qr.TensorSpec(bits=8))

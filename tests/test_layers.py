@@ -9,7 +9,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 import qat_round as qr
-from qat_round.observing import observing
+from qat_round.quantizers.observers import observing
 
 RECURRENT = {
     "LSTM",

@@ -9,8 +9,9 @@ import tensorflow as tf
 import tf_keras as keras
 
 import qat_round as qr
-from qat_round.learned import LEAST_GROWTH, is_at_its_limit
-from qat_round.tensors import quantized_tensors
+from qat_round.quantizers.learned_ranges import is_at_its_limit
+from qat_round.quantizers.lsq_gradients import LEAST_GROWTH
+from qat_round.quantizers.quantized_tensors import quantized_tensors
 
 
 def built(quantizer, shape=(3,), ends=(-1.0, 1.0)):

@@ -11,8 +11,9 @@ import tensorflow as tf
 import tf_keras as keras
 
 import qat_round as qr
-from qat_round.learned import LEAST_GROWTH, MOST_GROWTH, Learned, is_at_its_limit
-from qat_round.tensors import quantized_tensors
+from qat_round.quantizers.learned_ranges import Learned, is_at_its_limit
+from qat_round.quantizers.lsq_gradients import LEAST_GROWTH, MOST_GROWTH
+from qat_round.quantizers.quantized_tensors import quantized_tensors
 
 L = keras.layers
 
@@ -64,7 +65,7 @@ def test_a_search_speaks_of_the_users_layers():
     found = qr.search_bits(model, x, budget_bytes=int(0.75 * everything.bytes))
     assert found.bytes <= 0.75 * everything.bytes
     q = qr.quantize_model(model, overrides=found.overrides)
-    stored_bytes = importlib.import_module("qat_round.search_bits").stored_bytes
+    stored_bytes = importlib.import_module("qat_round.training.search_bits").stored_bytes
     stored = sum(
         stored_bytes(int(np.prod(t.variable.shape)), t.bits)
         for t in quantized_tensors(q)
@@ -233,13 +234,14 @@ def test_learned_rounding_sees_every_call_of_a_shared_layer(monkeypatch):
     model = keras.Model([a, b], L.Add()([shared(a), shared(b)]))
     x = [nets.vectors(16, seed=0), nets.vectors(16, seed=1)]
     q = qr.calibrate(qr.quantize_model(model, weight_bits=4), x)
-    room, seen = importlib.import_module("qat_round.adaround"), []
+    room, seen = importlib.import_module("qat_round.training.adaround"), []
     monkeypatch.setattr(room, "_fit", lambda layer, inputs, *_: seen.append(inputs))
     qr.adaround(q, x)
     assert [len(inputs) for inputs in seen] == [32]
 
 
 def test_transposed_convolutions_are_decided_too():
+    keras.utils.set_random_seed(0)
     model = keras.Sequential([L.Input((4, 4, 2)), L.Conv2DTranspose(3, 3, strides=2)])
     x = np.random.default_rng(0).uniform(size=(32, 4, 4, 2)).astype(np.float32)  # not centred
     q = qr.calibrate(qr.quantize_model(model, weight_bits=3), x)
@@ -267,7 +269,7 @@ def test_a_bake_off_refuses_labels_that_are_no_class_numbers(float_net, pictures
 
 
 def test_a_bake_off_holds_out_a_tenth_of_every_class(float_net, pictures, monkeypatch):
-    room, runs = importlib.import_module("qat_round.bakeoff"), []
+    room, runs = importlib.import_module("qat_round.training.compare_rounders"), []
 
     def run(model, data, rounder, rate, seed, **settings):
         runs.append(data[1][: len(data[1]) // 10])

@@ -9,8 +9,8 @@ import tensorflow as tf
 import tf_keras as keras
 
 import qat_round as qr
-from qat_round.range_search import Histogram, Levels, best_ends, divergence, squared_error
-from qat_round.tensors import quantized_tensors
+from qat_round.quantizers.quantized_tensors import quantized_tensors
+from qat_round.training.range_search import Histogram, Levels, best_ends, divergence, squared_error
 
 NAMES = ["w8a8", "w8a16", "w4a8", "w4a4", "w3a3", "w2a4", "w2a2"]
 
@@ -330,7 +330,7 @@ def test_learned_rounding_aims_at_the_float_model_behind_rounded_layers(
     float_net, pictures, monkeypatch
 ):
     x, targets = pictures[0][:32], []
-    room = importlib.import_module("qat_round.adaround")  # qr.adaround is the function
+    room = importlib.import_module("qat_round.training.adaround")  # qr.adaround is the function
     monkeypatch.setattr(room, "_fit", lambda layer, seen, wanted, *_: targets.append(wanted))
     q = qr.calibrate(qr.quantize_model(float_net, weight_bits=2), x, "mse")
     before = [t.variable.numpy() for t in quantized_tensors(q) if t.variable is not None]

@@ -8,9 +8,9 @@ import tensorflow as tf
 import tf_keras as keras
 
 import qat_round as qr
-from qat_round.intake import read_graph, rewritten
-from qat_round.intake.build import build
-from qat_round.integer.lower import lower
+from qat_round.frontend.build import build
+from qat_round.frontend.to_functional import read_graph, rewritten
+from qat_round.lowering.lower import lower
 
 L = keras.layers
 

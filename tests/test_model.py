@@ -22,8 +22,8 @@ from qat_round._compat import (
     QuantizeAnnotate,
     quantizers,
 )
-from qat_round.preserve import ClusterPreservingQuantizer, PrunePreservingQuantizer
-from qat_round.tensors import quantized_tensors
+from qat_round.quantizers.quantized_tensors import quantized_tensors
+from qat_round.quantizers.sparsity import ClusterPreservingQuantizer, PrunePreservingQuantizer
 
 layers = keras.layers
 tfmot_keras = tfmot.quantization.keras

@@ -10,8 +10,8 @@ import pytest
 import tensorflow as tf
 
 import qat_round as qr
-from qat_round.monitors import clipped_shares, in_steps
-from qat_round.tensors import quantized_tensors
+from qat_round.quantizers.quantized_tensors import quantized_tensors
+from qat_round.training.quantization_log import clipped_shares, in_steps
 
 
 def ready_model():

@@ -9,8 +9,8 @@ import tensorflow as tf
 import tf_keras as keras
 
 import qat_round as qr
-from qat_round.quantizers import RoundingQuantizer
-from qat_round.tensors import quantized_tensors
+from qat_round.quantizers.quantized_tensors import quantized_tensors
+from qat_round.quantizers.quantizer import RoundingQuantizer
 
 L = keras.layers
 X = [nets.vectors(16, seed=0), nets.vectors(16, seed=1)]

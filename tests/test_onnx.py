@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import qat_round as qr
-from qat_round.computing import computing_as
-from qat_round.kernel_sets import ONNXRUNTIME
-from qat_round.onnx_file import _check_operators
-from qat_round.tflite_file import LINEAR, Runner, TFLiteFile
+from qat_round.export.onnx_qdq import _check_operators
+from qat_round.files.interpreter import Runner
+from qat_round.files.tflite_file import LINEAR, TFLiteFile
+from qat_round.models.emulate_kernels import computing_as
+from qat_round.numerics.kernel_sets import ONNXRUNTIME
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tf2onnx") is None or importlib.util.find_spec("onnxruntime") is None,

@@ -11,7 +11,7 @@ import tensorflow_model_optimization as tfmot
 import tf_keras as keras
 
 import qat_round as qr
-from qat_round.pace import Pace
+from qat_round.quantizers.weight_lr_scale import Pace
 
 L = keras.layers
 X = np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32)

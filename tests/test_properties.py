@@ -13,11 +13,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import qat_round as qr
-from qat_round import schedules
 from qat_round._compat import read_toml
-from qat_round.learned import Learned, Pact
-from qat_round.model_spec import ModelSpec
-from qat_round.ranges import AllValues, Fixed, LastValue, MovingAverage, get_range, measure
+from qat_round.quantizers.learned_ranges import Learned, Pact
+from qat_round.quantizers.model_spec import ModelSpec
+from qat_round.quantizers.ranges import (
+    AllValues,
+    Fixed,
+    LastValue,
+    MovingAverage,
+    get_range,
+    measure,
+)
+from qat_round.training import schedules
 
 MANY = int(os.environ.get("QAT_ROUND_EXAMPLES", "25"))  # `make test-long` draws 1000
 drawn = settings(

@@ -9,10 +9,9 @@ import tensorflow_model_optimization as tfmot
 import tf_keras as keras
 
 import qat_round as qr
-from qat_round.observing import observing
-from qat_round.quantizers import is_first_guess
-from qat_round.ranges import Fixed, MovingAverage, measure
-from qat_round.tensors import quantized_tensors
+from qat_round.quantizers.observers import observing
+from qat_round.quantizers.quantized_tensors import is_first_guess, quantized_tensors
+from qat_round.quantizers.ranges import Fixed, MovingAverage, measure
 
 METHODS = ["sigmoid", "ramp", "fourier", "sine", "expected", "stochastic", "ste"]
 RANGES = ["last_value", "moving_average", "all_values", "fixed", Fixed(-1.0, 2.0)]

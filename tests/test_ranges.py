@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 import qat_round as qr
-from qat_round.ranges import (
+from qat_round.quantizers.ranges import (
     AllValues,
     Fixed,
     LastValue,

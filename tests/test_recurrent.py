@@ -8,11 +8,13 @@ import tensorflow as tf
 import tf_keras as keras
 
 import qat_round as qr
-from qat_round.intake import Affine, read_graph, rewritten, write_back
-from qat_round.intake.build import build
-from qat_round.integer import lower
-from qat_round.tensors import quantized_tensors as qr_tensors
-from qat_round.tflite_file import TFLiteFile
+from qat_round.files.tflite_file import TFLiteFile
+from qat_round.frontend.build import build
+from qat_round.frontend.to_functional import read_graph, rewritten
+from qat_round.frontend.write_back import write_back
+from qat_round.layers.ops import Affine
+from qat_round.lowering.lower import lower
+from qat_round.quantizers.quantized_tensors import quantized_tensors as qr_tensors
 
 L = keras.layers
 SERIES = (4, 3)

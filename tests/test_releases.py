@@ -14,8 +14,8 @@ import pytest
 import tf_keras as keras
 
 import qat_round as qr
-from qat_round.recipe_file import read_recipe
-from qat_round.recipe_run import run_recipe
+from qat_round.pipeline.recipe_file import read_recipe
+from qat_round.pipeline.recipe_run import run_recipe
 
 RELEASES = pathlib.Path(__file__).parent / "releases"
 FILES = sorted(
@@ -101,7 +101,7 @@ def test_a_run_half_way_is_taken_up(run, tmp_path, monkeypatch):
     (folder / "out").mkdir()
     shutil.move(folder / "net.training", folder / "out" / ".net.training")
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("qat_round.recipe_run.versions", lambda: expected["versions"])
+    monkeypatch.setattr("qat_round.pipeline.recipe_run.versions", lambda: expected["versions"])
     lines: list[str] = []
     found = run_recipe(read_recipe("recipe.toml"), told=lines.append)
     assert [line[:7] for line in lines if line.startswith("epoch")] == ["epoch 2", "epoch 3"]

@@ -100,7 +100,7 @@ def test_runs_are_compared(tmp_path):
             "history": HISTORY,
         }
         (tmp_path / f"{number}.json").write_text(json.dumps(manifest))
-    from qat_round.report import write_comparison
+    from qat_round.report.write_report import write_comparison
 
     text = write_comparison(tmp_path / "all.html", [tmp_path / "1.json", tmp_path / "2.json"])
     assert "1 of 2 passed" in text

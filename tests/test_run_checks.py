@@ -11,10 +11,10 @@ import pytest
 import tf_keras as keras
 
 import qat_round as qr
-from qat_round import recipe_run
-from qat_round.cli import main
-from qat_round.data_files import Data
-from qat_round.training import check_labels, train_epochs, with_classes
+from qat_round.cli.main import main
+from qat_round.files.data_files import Data
+from qat_round.pipeline import recipe_run
+from qat_round.training.epochs import check_labels, train_epochs, with_classes
 
 RECIPE = """[model]
 path = "net.keras"

@@ -13,7 +13,7 @@ import time
 import pytest
 
 import qat_round as qr
-from qat_round.cli import main
+from qat_round.cli.main import main
 
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
@@ -34,7 +34,7 @@ def killing(source, target, **options):
         os.kill(os.getpid(), signal.SIGKILL)
     replace(source, target, **options)
 os.replace = killing
-from qat_round.cli import main
+from qat_round.cli.main import main
 sys.exit(main(["run", "recipe.toml"]))
 """
 

@@ -13,7 +13,7 @@ import pytest
 import tf_keras as keras
 
 import qat_round as qr
-from qat_round.tensors import quantized_tensors
+from qat_round.quantizers.quantized_tensors import quantized_tensors
 
 layers = keras.layers
 TESTS = pathlib.Path(__file__).parent

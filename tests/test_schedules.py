@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from qat_round import schedules
-from qat_round.schedules import cosine, exponential, linear, piecewise
+from qat_round.training import schedules
+from qat_round.training.schedules import cosine, exponential, linear, piecewise
 
 RAMPS = [linear, cosine, exponential]
 ALL = [

@@ -9,8 +9,9 @@ import tensorflow_model_optimization as tfmot
 import tf_keras as keras
 
 import qat_round as qr
-from qat_round.tensors import quantized_tensors
-from qat_round.tflite_file import Runner, TFLiteFile
+from qat_round.files.interpreter import Runner
+from qat_round.files.tflite_file import TFLiteFile
+from qat_round.quantizers.quantized_tensors import quantized_tensors
 
 SHARE, CLUSTERS = 0.8, 16
 

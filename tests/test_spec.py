@@ -9,9 +9,9 @@ import pytest
 import tf_keras as keras
 
 import qat_round as qr
-from qat_round.model_spec import ModelSpec
-from qat_round.ranges import Fixed, MovingAverage
-from qat_round.spec import FLOAT, LayerSpec, TensorSpec, tensor_spec
+from qat_round.quantizers.model_spec import ModelSpec
+from qat_round.quantizers.ranges import Fixed, MovingAverage
+from qat_round.quantizers.spec import FLOAT, LayerSpec, TensorSpec, tensor_spec
 
 FULL = TensorSpec(
     bits=4,

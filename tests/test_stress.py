@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 
 import qat_round as qr
-from qat_round.ranges import measure
-from qat_round.tensors import quantized_tensors
+from qat_round.quantizers.quantized_tensors import quantized_tensors
+from qat_round.quantizers.ranges import measure
 
 LABELS = np.arange(64) % 3
 METHODS = ("minmax", "percentile", "mse", "entropy")

@@ -48,7 +48,7 @@ def test_another_word_than_raw_and_quantized_is_refused(tuned):
 
 
 def test_encodings_are_those_of_the_file(tuned, converted):
-    from qat_round.tflite_file import TFLiteFile
+    from qat_round.files.tflite_file import TFLiteFile
 
     found = json.loads(json.dumps(qr.encodings(tuned("ste"))))
     file = TFLiteFile(converted("ste"))

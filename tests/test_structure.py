@@ -4,144 +4,59 @@ from __future__ import annotations
 
 import ast
 import pathlib
+import sys
+
+import pytest
 
 import qat_round as qr
 
-PACKAGE = pathlib.Path(qr.__file__).parent
-
-ROOMS = [  # each may import from those above it, and from itself
-    "_compat",
-    "later",
-    "one_call",
-    "rounding",
-    "pace",
-    "schedules",
-    "testing",
-    "statistics",
-    "fused",
-    "range_search",
-    "affine",
-    "fake_quantization",
-    "ranges",
-    "learned",
-    "notes",
-    "fixed_point",
-    "kernel_sets",
-    "wide_curves",
-    "pending",
-    "exact",
-    "observing",
-    "once",
-    "quantizers",
-    "grids",
-    "exact_layers",
-    "preserve",
-    "spec",
-    "model_spec",
-    "recipes",
-    "configs",
-    "layer_quantizers",
-    "wrapper",
-    "file_few_levels",
-    "saved_code",
-    "declared_sizes",
-    "intake",
-    "integer",
-    "refusals",
-    "scheme",
-    "tables",
-    "tensors",
-    "mean_ranges",
-    "lift",
-    "computing",
-    "adopt",
-    "model_data",
-    "calibrate",
-    "batch_norm",
-    "oscillation",
-    "adaround",
-    "lower_bits",
-    "distill",
-    "callbacks",
-    "monitors",
-    "model",
-    "search_bits",
-    "bakeoff",
-    "precision",
-    "tflite_file",
-    "file_wide",
-    "micro_runner",
-    "file_scales",
-    "int16",
-    "export",
-    "keras_file",
-    "coverage",
-    "parity",
-    "answers",
-    "verify",
-    "compare_operators",
-    "compare_tensors",
-    "compare_reasons",
-    "compare",
-    "firmware",
-    "file_metadata",
-    "inspect_file",
-    "edge",
-    "data_files",
-    "manifest",
-    "training",
-    "figures",
-    "recipe_parts",
-    "recipe_file",
-    "report",
-    "recipe_init",
-    "strip",
-    "float16",
-    "onnx_file",
-    "recipe_checks",
-    "recipe_run",
-    "api",
-    "cli",
-    "__main__",
-]
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = ROOT / "qat_round"
+sys.path.insert(0, str(ROOT / "tools"))
+from house import ORDER, House  # noqa: E402
 
 
-def room_of(path: pathlib.Path) -> str:
-    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+@pytest.fixture(scope="module")
+def house():
+    return House(ROOT)
 
 
-def imported_rooms(path: pathlib.Path) -> set[str]:
-    """The rooms of ours that a module imports from."""
-    found = set()
-    depth = len(path.relative_to(PACKAGE).parts)  # 1 in the package itself, 2 in a room's folder
-    for node in ast.walk(ast.parse(path.read_text())):
-        if not isinstance(node, ast.ImportFrom):
-            continue
-        module = node.module or ""
-        if node.level == 0 and module.startswith("qat_round"):
-            rest = module.split(".")[1:]
-        elif node.level == depth:
-            rest = module.split(".") if module else []
-        else:
-            continue
-        found |= {rest[0]} if rest else {alias.name for alias in node.names}
-    return found
+def test_every_module_lies_in_a_package_one_folder_deep(house):
+    assert house.unplaced() == []
 
 
-def test_a_module_imports_only_from_rooms_above_it():
-    wrong = []
-    for path in PACKAGE.rglob("*.py"):
-        room = room_of(path)
-        if room == "__init__":
-            continue
-        allowed = set(ROOMS[: ROOMS.index(room) + 1])
-        wrong += [f"{room} imports {other}" for other in imported_rooms(path) - allowed]
-    assert wrong == []
+def test_a_package_imports_only_from_those_above_it(house):
+    """Imports inside of functions count too."""
+    assert house.backward() == []
 
 
-def test_every_room_is_listed():
-    rooms = {room_of(path) for path in PACKAGE.rglob("*.py")} - {"__init__"}
-    assert rooms == set(ROOMS)
+def test_no_module_imports_itself_by_way_of_others(house):
+    assert house.cycles() == []
+
+
+def test_a_wrong_import_is_found(tmp_path):
+    """The check itself: an import in a function, a cycle, a file without a place."""
+    for name, text in {
+        "__init__.py": "",
+        "api.py": "__all__ = []\n",
+        "rounding/one.py": "def f():\n    from qat_round.numerics import two\n",
+        "numerics/two.py": "from .three import x\n",
+        "numerics/three.py": "from qat_round.numerics.two import y\n",
+        "numerics/deep/four.py": "",
+        "lost.py": "",
+    }.items():
+        path = tmp_path / "qat_round" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    wrong = House(tmp_path)
+    assert wrong.unplaced() == ["lost", "numerics.deep.four"]
+    assert wrong.backward() == ["rounding.one:2 imports numerics.two"]
+    assert wrong.cycles() == ["numerics.three", "numerics.two"]
+
+
+def test_tests_lie_where_their_packages_do():
+    folders = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
+    assert folders <= set(ORDER)
 
 
 def test_tfmot_is_imported_in_one_place():

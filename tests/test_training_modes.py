@@ -10,7 +10,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 import qat_round as qr
-from qat_round import fused
+from qat_round.numerics import fused
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(24, 8, 8, 3)).astype(np.float32)

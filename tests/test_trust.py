@@ -21,10 +21,10 @@ import tensorflow_model_optimization as tfmot
 import tf_keras as keras
 
 import qat_round as qr
-from qat_round.data_files import read_data
-from qat_round.declared_sizes import declared_shape
-from qat_round.inspect_file import inspected
-from qat_round.tensors import quantized_tensors
+from qat_round.files.data_files import read_data
+from qat_round.files.inspect import inspected
+from qat_round.files.size_limits import declared_shape
+from qat_round.quantizers.quantized_tensors import quantized_tensors
 
 TOOLS = pathlib.Path(__file__).parents[1] / "tools"
 tq = tfmot.quantization.keras

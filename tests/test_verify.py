@@ -14,8 +14,9 @@ import tensorflow_model_optimization as tfmot
 import tf_keras as keras
 
 import qat_round as qr
-from qat_round.parity import Comparison
-from qat_round.tflite_file import Runner, TFLiteFile
+from qat_round.files.interpreter import Runner
+from qat_round.files.tflite_file import TFLiteFile
+from qat_round.verify.parity import Comparison
 
 layers = keras.layers
 ROWS = nets.vectors(count=200)

@@ -8,11 +8,12 @@ import tensorflow as tf
 import tf_keras as keras
 
 import qat_round as qr
-from qat_round.intake import read_graph, rewritten
-from qat_round.intake.build import build
-from qat_round.integer import lower
-from qat_round.tflite_file import Runner, TFLiteFile
-from qat_round.wide_curves import curve_levels
+from qat_round.files.interpreter import Runner
+from qat_round.files.tflite_file import TFLiteFile
+from qat_round.frontend.build import build
+from qat_round.frontend.to_functional import read_graph, rewritten
+from qat_round.lowering.lower import lower
+from qat_round.numerics.int16_curves import curve_levels
 
 L = keras.layers
 WIDE = qr.LayerSpec(activations=qr.TensorSpec(bits=16))

@@ -21,10 +21,10 @@ import qat_round as qr  # before TensorFlow
 import tensorflow as tf  # isort: skip
 import tf_keras as keras  # isort: skip
 
-from qat_round.data_files import read_data
-from qat_round.inspect_file import inspected
-from qat_round.recipe_file import read_recipe
-from qat_round.report import write_comparison
+from qat_round.files.data_files import read_data
+from qat_round.files.inspect import inspected
+from qat_round.pipeline.recipe_file import read_recipe
+from qat_round.report.write_report import write_comparison
 
 MANIFEST = {
     "ok": True,

@@ -94,3 +94,12 @@ def _in_words(error: Exception) -> str:
         return str(error) or type(error).__name__
     first = next(iter(str(error).splitlines()), "")
     return f"unexpected {type(error).__name__}: {first} (--debug shows where)"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="qat_round", prog_name="qat-round")
+def qat_round() -> None:
+    """Quantization-aware training with differentiable rounding: from a Keras model to a device.
+
+    Exit status: 0 passed, 1 a check failed, 2 wrong use or a file that cannot be used.
+    """

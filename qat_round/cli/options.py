@@ -34,14 +34,14 @@ def settings_of(given: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of `qr.quantize_model` that were asked for."""
     if given["recipe"]:
         refuse_together("--recipe", {o: given[name] for name, o in _BESIDE_RECIPE.items()})
-        from .. import api  # noqa: F401
-        from ..recipe_file import quantize_settings, read_recipe
+        from qat_round import api  # noqa: F401
+        from qat_round.pipeline.recipe_file import quantize_settings, read_recipe
 
         return quantize_settings(read_recipe(given["recipe"]).quantize)
     names = ("rounder", "weight_bits", "activation_bits", "unsupported")
     settings = {name: given[name] for name in names if given[name] is not None}
     if given["float_layers"]:
-        from ..spec import FLOAT
+        from qat_round.quantizers.spec import FLOAT
 
         settings["overrides"] = dict.fromkeys(given["float_layers"], FLOAT)
     return settings
@@ -103,7 +103,7 @@ def _data_options(command: Command, required: bool) -> Command:
 
 def read_samples(model: Any, given: Mapping[str, Any]) -> Any:
     """The data that was asked for, as the model takes it."""
-    from ..data_files import read_data
+    from qat_round.files.data_files import read_data
 
     shape = model.inputs[0].shape[1:] if len(model.inputs) == 1 else None
     pixels = {key: given[key] for key in ("scale", "offset") if given[key] is not None}

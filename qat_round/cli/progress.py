@@ -7,7 +7,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Iterator
 
-from .frame import flag
+from qat_round.cli.frame import flag
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,11 +3,11 @@
 `run_micro` and `vela` need the extra: pip install 'qat_round[edge]'.
 """
 
-from .budget import Budget, budget
-from .micro import MicroRun, run_micro
-from .npu import NpuReport, vela
-from .operators import MICRO_OPERATORS, missing_operators
-from .timing import Benchmark, benchmark
+from qat_round.edge.budget import Budget, budget
+from qat_round.edge.micro import MicroRun, run_micro
+from qat_round.edge.npu import NpuReport, vela
+from qat_round.edge.operators import MICRO_OPERATORS, missing_operators
+from qat_round.edge.timing import Benchmark, benchmark
 
 __all__ = [
     "MICRO_OPERATORS",

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..tables import as_text
-from ..tflite_file import Runner, TFLiteFile
-from .micro import run_micro
-from .operators import (
+from qat_round._tables import as_text
+from qat_round.edge.micro import run_micro
+from qat_round.edge.operators import (
     MICRO_OPERATORS,
     constants,
     layer_of,
@@ -21,6 +20,8 @@ from .operators import (
     peak,
     tensor_bytes,
 )
+from qat_round.files.interpreter import Runner
+from qat_round.files.tflite_file import TFLiteFile
 
 _SHOWN = 5  # layers that are named
 

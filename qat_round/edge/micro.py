@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from ..micro_runner import MicroRunner, require
-from ..tflite_file import Runner, TFLiteFile
-from ..verify import named_inputs
-from .operators import MICRO_OPERATORS, check_operators
+from qat_round.edge.operators import MICRO_OPERATORS, check_operators
+from qat_round.files.interpreter import Runner
+from qat_round.files.tflite_file import TFLiteFile
+from qat_round.verify.micro_runner import MicroRunner, require
+from qat_round.verify.verify_tflite import named_inputs
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,10 +12,10 @@ import sys
 import tempfile
 from typing import Any
 
-from ..micro_runner import require
-from ..rounding import nearest
-from ..tables import as_text
-from ..tflite_file import TFLiteFile, read_bytes
+from qat_round._tables import as_text
+from qat_round._validate import nearest
+from qat_round.files.tflite_file import TFLiteFile, read_bytes
+from qat_round.verify.micro_runner import require
 
 _KINDS = {"u55": (32, 64, 128, 256), "u65": (256, 512), "u85": (128, 256, 512, 1024, 2048)}
 ACCELERATORS = tuple(f"ethos-{kind}-{macs}" for kind, sizes in _KINDS.items() for macs in sizes)

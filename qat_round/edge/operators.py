@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..tflite_file import LINEAR, Operator, TensorInfo, TFLiteFile
+from qat_round.files.tflite_file import LINEAR, Operator, TensorInfo, TFLiteFile
 
 _MICRO = """
 ABS ADD ADD_N ARG_MAX ARG_MIN ASSIGN_VARIABLE AVERAGE_POOL_2D BATCH_MATMUL BATCH_TO_SPACE_ND

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from .._compat import interpreter, read_flatbuffer, tflite_schema, write_flatbuffer
-from ..tables import as_text
-from ..tflite_file import TFLiteFile
-from .operators import constants, layer_of, macs
+from qat_round._compat import interpreter, read_flatbuffer, tflite_schema, write_flatbuffer
+from qat_round._tables import as_text
+from qat_round.edge.operators import constants, layer_of, macs
+from qat_round.files.tflite_file import TFLiteFile
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from ..answers import FileAnswers, KerasAnswers
-from ..model_data import model_inputs
-from ..monitors import in_steps
-from ..observing import observing
-from ..tensors import quantized_tensors
-from ..tflite_file import TFLiteFile
-from ..verify import batched_inputs, in_order
+from qat_round.files.tflite_file import TFLiteFile
+from qat_round.models.inputs import model_inputs
+from qat_round.quantizers.observers import observing
+from qat_round.quantizers.quantized_tensors import quantized_tensors
+from qat_round.training.quantization_log import in_steps
+from qat_round.verify.runners import FileAnswers, KerasAnswers
+from qat_round.verify.verify_tflite import batched_inputs, in_order
 
 _VALUES = 20_000  # of each tensor, for its histogram
 _FURTHEST = 20  # steps; what is further is counted there
@@ -93,7 +93,7 @@ def bits_by_layer(model: Any) -> list[dict[str, Any]]:
 
 def sizes(file: TFLiteFile) -> dict[str, int]:
     """{layer: bytes of its constants}, in the file's order."""
-    from ..edge.operators import constants, layer_of, tensor_bytes
+    from qat_round.edge.operators import constants, layer_of, tensor_bytes
 
     fixed, found = constants(file), dict[str, int]()
     for op in file.operators:

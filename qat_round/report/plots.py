@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..export import check_writable, write_file
+from qat_round.files.atomic_write import check_writable, write_file
 
 INK, FIRST, SECOND = "#010203", "#2f7ed8", "#d9822b"  # the ink becomes the page's text colour
 _COLUMNS = 4  # of curves
@@ -183,7 +183,7 @@ def require_matplotlib() -> None:
 
 def value_and_gradient(rounder: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What a rounder gives for x while training, and dL/dx for dL/dy = 1."""
-    from .._compat import tf
+    from qat_round._compat import tf
 
     given = tf.constant(x)
     with tf.GradientTape() as tape:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import numbers
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from ..later import compat, tf
+from qat_round._lazy import compat, tf
+from qat_round._validate import real
 
 FORWARDS = ("soft", "hard")
 
@@ -176,35 +176,3 @@ def _exact(x: tf.Tensor) -> tf.Tensor:
 def tensor(knob: Any, dtype: tf.DType) -> tf.Tensor:
     """A knob in a dtype, in full: `tf.cast` makes a Python float a float32 first."""
     return tf.cast(knob, dtype) if tf.is_tensor(knob) else tf.constant(knob, dtype)
-
-
-def require(condition: bool, owner: object, message: str) -> None:
-    """Raises a ValueError in the words of the class whose setting is wrong."""
-    if not condition:
-        raise ValueError(f"{type(owner).__name__}: {message}")
-
-
-def real(value: Any, owner: object, name: str) -> float:
-    """A setting as a plain float, so that it can be compared and written to a file.
-
-    Raises:
-        TypeError: if it is no number.
-    """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{type(owner).__name__}: {name}={value!r} has to be a number.")
-    return float(value)
-
-
-def whole(value: Any, owner: object, name: str, least: int) -> int:
-    """A setting as a plain int.
-
-    Raises:
-        ValueError: if it is no whole number, or less than `least`.
-    """
-    integral = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    require(
-        integral and value >= least,
-        owner,
-        f"{name}={value!r} has to be a whole number >= {least}.",
-    )
-    return int(value)

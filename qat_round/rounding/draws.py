@@ -6,7 +6,7 @@ stored and the same key gives the same draws on every device, compiled or not.
 
 from __future__ import annotations
 
-from ..later import tf
+from qat_round._lazy import tf
 
 _FIRST, _SECOND = (
     0x21F0AAAD,

@@ -11,7 +11,7 @@ import contextvars
 import math
 from collections.abc import Iterator, Sequence
 
-from ..later import tf
+from qat_round._lazy import tf
 
 _OCTAVES = 1.0 / math.log(2.0)
 _LEAST = -127.0  # 2^-127 is no normal float32: its bits, so made, are those of 0

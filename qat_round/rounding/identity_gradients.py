@@ -6,10 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from ..later import tf
-from .base import Rounder, hard_round, require, whole
-from .draws import even_draws
-from .registry import register
+from qat_round._lazy import tf
+from qat_round._validate import require, whole
+from qat_round.rounding.base import Rounder, hard_round
+from qat_round.rounding.draws import even_draws
+from qat_round.rounding.registry import register
 
 
 class _IdentityGradient(Rounder):

@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from ..later import tf
-from .base import Rounder, require, tensor
-from .registry import get, register
+from qat_round._lazy import tf
+from qat_round._validate import require
+from qat_round.rounding.base import Rounder, tensor
+from qat_round.rounding.registry import get, register
 
 
 @register("mix")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from ..later import tf
-from .base import Rounder
+from qat_round._lazy import tf
+from qat_round._validate import nearest
+from qat_round.rounding.base import Rounder
 
 _METHODS: dict[str, type[Rounder]] = {}
 
@@ -115,12 +115,6 @@ def round(x: Any, rounder: Any = "ste", training: Any = True) -> tf.Tensor:  # n
         [0.0, 1.0, 1.0]
     """
     return get(rounder)(x, training=training)
-
-
-def nearest(name: str, allowed: list[str]) -> str:
-    """A hint, " Did you mean 'x'?", or nothing where no allowed name is near."""
-    close = difflib.get_close_matches(str(name), allowed, n=1, cutoff=0.5)
-    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def _find(name: Any) -> type[Rounder]:

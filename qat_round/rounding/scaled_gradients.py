@@ -6,10 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar
 
-from ..later import tf
-from .base import Rounder, hard_round, require, tensor
-from .registry import register
-from .trig import nearest_and_rest
+from qat_round._lazy import tf
+from qat_round._validate import require
+from qat_round.rounding.base import Rounder, hard_round, tensor
+from qat_round.rounding.registry import register
+from qat_round.rounding.trig import nearest_and_rest
 
 
 @register("ewgs")

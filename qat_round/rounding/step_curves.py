@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from ..later import tf
-from .base import Rounder, require, tensor
-from .exponential import exp_of_minus, fast_tanh
-from .registry import register
-from .trig import nearest_and_rest
+from qat_round._lazy import tf
+from qat_round._validate import require
+from qat_round.rounding.base import Rounder, tensor
+from qat_round.rounding.exponential import exp_of_minus, fast_tanh
+from qat_round.rounding.registry import register
+from qat_round.rounding.trig import nearest_and_rest
 
 
 @register("sigmoid")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ..later import tf
+from qat_round._lazy import tf
 
 TAU = 2.0 * math.pi
 # sin(2 pi r) = r (1 - 4u) P(u);  r - sin(2 pi r)/(2 pi) = r u (4 + (1 - 4u) P(u));

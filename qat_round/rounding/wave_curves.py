@@ -7,10 +7,11 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from ..later import tf
-from .base import Rounder, require, tensor, whole
-from .registry import register
-from .trig import nearest_and_rest, sine_turns, stair_rest, versine_turns
+from qat_round._lazy import tf
+from qat_round._validate import require, whole
+from qat_round.rounding.base import Rounder, tensor
+from qat_round.rounding.registry import register
+from qat_round.rounding.trig import nearest_and_rest, sine_turns, stair_rest, versine_turns
 
 _UNROLLED_TERMS = 16  # up to here harmonics come by recurrence, beyond one by one in a loop
 

@@ -212,9 +212,9 @@ def stop(line: str) -> None:
 
 def save_run(folder: pathlib.Path) -> None:
     """A recipe after one of three epochs, and what it ends with."""
-    from qat_round.manifest import versions
-    from qat_round.recipe_file import read_recipe
-    from qat_round.recipe_run import run_recipe
+    from qat_round.files.manifest import versions
+    from qat_round.pipeline.recipe_file import read_recipe
+    from qat_round.pipeline.recipe_run import run_recipe
 
     rows = normal(8)
     np.savez(folder / "data.npz", x=rows, y=LABELS)

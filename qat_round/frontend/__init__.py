@@ -1,0 +1,1 @@
+"""From any Keras model to an equal flat graph."""

@@ -1,0 +1,1 @@
+"""Keras layers of this package, the quantize wrapper, and integer inference."""

@@ -1,0 +1,1 @@
+"""Verbs on whole models: quantize, annotate, load, adopt, inspect, strip."""

@@ -1,0 +1,1 @@
+"""Grids, fake quantization, and the integer arithmetic of TFLite's kernels."""

@@ -1,0 +1,1 @@
+"""A recipe file: from a float model and data to trained, exported, checked files."""

@@ -1,0 +1,1 @@
+"""Quantizers: range, grid, rounder and state; and the specs that describe them."""

@@ -1,0 +1,1 @@
+"""What moves ranges and weights: calibration, statistics, callbacks, searches."""

@@ -1,0 +1,1 @@
+"""A file against its model: parity, layer by layer, accuracy of both."""
