@@ -154,10 +154,11 @@ def keras3(name: str, count: int) -> dict[str, Any]:
     """Ours, from the same network in Keras 3; and whether intake gives equal outputs."""
     import keras
 
-    from qat_round.frontend import to_functional as intake
+    from qat_round.frontend.check_equal import parity
+    from qat_round.frontend.to_functional import to_functional
 
     case = network(name, count, keras)
-    difference = intake.parity(intake.to_functional(case.model, check=False), case.model)
+    difference = parity(to_functional(case.model, check=False), case.model)
     return {**ours(case), "intake differs by": f"{difference:.1e}", "equal": difference <= 1e-5}
 
 

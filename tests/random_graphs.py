@@ -221,11 +221,12 @@ def _scatter(model: Any, rng: np.random.Generator) -> None:
 def figures(seed: int, sizes: tuple[int, int] = (6, 13)) -> dict[str, Any]:
     """What becomes of a random model: equal in intake, integer in the file, and how near."""
     import qat_round as qr
-    from qat_round.frontend import to_functional as intake
+    from qat_round.frontend.check_equal import parity
+    from qat_round.frontend.to_functional import to_functional
 
     model, inputs = lowered_model(seed, sizes)
     given = inputs if len(inputs) > 1 else inputs[0]
-    differs = intake.parity(intake.to_functional(model, check=False), model)
+    differs = parity(to_functional(model, check=False), model)
     quantized = qr.quantize_model(model)
     qr.calibrate(quantized, given)
     tflite = qr.export_tflite(quantized)

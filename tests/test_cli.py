@@ -16,7 +16,7 @@ import pytest
 import qat_round as qr
 from qat_round.cli.main import main
 from qat_round.files.data_files import read_data
-from qat_round.pipeline import recipe_schema as recipe_parts
+from qat_round.pipeline import recipe_schema
 from qat_round.pipeline.recipe_file import RecipeError, read_recipe
 
 ROOT = pathlib.Path(qr.__file__).parent.parent
@@ -501,7 +501,7 @@ def recipe(tmp_path, text: str) -> pathlib.Path:
 
 def test_a_recipe_fills_in_defaults(tmp_path):
     found = read_recipe(recipe(tmp_path, GOOD))
-    assert found.train == recipe_parts.TrainPart()
+    assert found.train == recipe_schema.TrainPart()
     assert found.quantize == {"rounder": "sine"}
 
 
@@ -639,7 +639,7 @@ def test_a_run_killed_at_five_moments_ends_with_the_same_model(here, tmp_path, m
 
 
 def test_training_that_is_taken_up_ends_as_training_at_once(here, tmp_path, monkeypatch):
-    from qat_round.training import epochs as training
+    from qat_round.training import epochs
 
     data = read_data("data.npz").part(0, 128)
     settings = {"epochs": 2, "state": tmp_path / "state", "fingerprint": "same"}
@@ -647,9 +647,9 @@ def test_training_that_is_taken_up_ends_as_training_at_once(here, tmp_path, monk
     def make():
         return qr.load_model("out/net_int8.keras", compile=False)
 
-    whole, _ = training.train_epochs(make, data, **{**settings, "state": None})
+    whole, _ = epochs.train_epochs(make, data, **{**settings, "state": None})
     killed = iter([False, True])
-    save = training._save
+    save = epochs._save
 
     def save_or_die(*given):
         if next(killed):
@@ -657,10 +657,10 @@ def test_training_that_is_taken_up_ends_as_training_at_once(here, tmp_path, monk
         save(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_save", save_or_die)
+        patch.setattr(epochs, "_save", save_or_die)
         with pytest.raises(KeyboardInterrupt):
-            training.train_epochs(make, data, **settings)
-    resumed, history = training.train_epochs(make, data, **settings)
+            epochs.train_epochs(make, data, **settings)
+    resumed, history = epochs.train_epochs(make, data, **settings)
     assert len(history) == 2
     assert all(map(np.array_equal, whole.get_weights(), resumed.get_weights()))
 
@@ -713,10 +713,10 @@ def test_progress_is_shown_on_a_terminal_only(quiet, monkeypatch):
 
 
 def test_training_tells_every_step_once(here):
-    from qat_round.training import epochs as training
+    from qat_round.training import epochs
 
     seen = []
-    training.train_epochs(
+    epochs.train_epochs(
         lambda: qr.load_model("out/net_int8.keras", compile=False),
         read_data("data.npz").part(0, 100),
         epochs=2,

@@ -9,7 +9,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 import qat_round as qr
-from qat_round.lowering import register_layer as custom
+from qat_round.lowering import register_layer
 from qat_round.quantizers.quantized_tensors import quantized_tensors
 
 layers = keras.layers
@@ -29,10 +29,10 @@ class Gain(layers.Layer):
 @pytest.fixture
 def registered():
     """Forgets what a test registers."""
-    before = dict(custom._SPECS)
+    before = dict(register_layer._SPECS)
     yield
-    custom._SPECS.clear()
-    custom._SPECS.update(before)
+    register_layer._SPECS.clear()
+    register_layer._SPECS.update(before)
 
 
 def gain_net():

@@ -14,7 +14,7 @@ import tf_keras as keras
 
 import qat_round as qr
 from qat_round.files.tflite_file import TFLiteFile
-from qat_round.lowering import register_layer as custom
+from qat_round.lowering import register_layer
 
 L = keras.layers
 
@@ -106,10 +106,10 @@ class Wave(L.Layer):
 @pytest.fixture
 def in_float():
     """`Wave` is registered to stay in float, for one test."""
-    before = dict(custom._SPECS)
+    before = dict(register_layer._SPECS)
     yield qr.register_layer(Wave, qr.FLOAT)
-    custom._SPECS.clear()
-    custom._SPECS.update(before)
+    register_layer._SPECS.clear()
+    register_layer._SPECS.update(before)
 
 
 def test_a_custom_layer_stays_in_float_and_the_rest_becomes_integer(in_float):

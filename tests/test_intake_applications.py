@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from qat_round._compat import keras
-from qat_round.frontend import to_functional as intake
+from qat_round.frontend.operators import recorded_operators
+from qat_round.frontend.to_functional import to_functional
 
 BOTH = (
     "MobileNet",
@@ -44,12 +45,12 @@ def _network(library, name, size=96):
 
 
 def _check_flat(found):
-    assert intake.recorded_operators(found) == []
+    assert recorded_operators(found) == []
     assert not any(isinstance(layer, keras.Model) for layer in found.layers)
 
 
 def test_mobilenet_v3_has_hard_swish_layers():
-    found = intake.to_functional(_network(keras, "MobileNetV3Small", 32))
+    found = to_functional(_network(keras, "MobileNetV3Small", 32))
     _check_flat(found)
     classes = [type(layer).__name__ for layer in found.layers]
     assert classes.count("HardSwish") == 19
@@ -59,11 +60,11 @@ def test_mobilenet_v3_has_hard_swish_layers():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BOTH + ONLY_TF_KERAS)
 def test_network_of_tf_keras(name):
-    _check_flat(intake.to_functional(_network(keras, name)))
+    _check_flat(to_functional(_network(keras, name)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BOTH)
 def test_network_of_keras3(name):
     keras3 = pytest.importorskip("keras", minversion="3.0")
-    _check_flat(intake.to_functional(_network(keras3, name)))
+    _check_flat(to_functional(_network(keras3, name)))

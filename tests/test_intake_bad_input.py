@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from qat_round._compat import keras, tf
-from qat_round.frontend import to_functional as intake
+from qat_round.frontend.to_functional import to_functional
 
 L = keras.layers
 
@@ -19,7 +19,7 @@ def _model():
 def test_files_of_tf_keras_are_read(tmp_path, name):
     model = _model()
     model.save(tmp_path / name)
-    found = intake.to_functional(str(tmp_path / name))
+    found = to_functional(str(tmp_path / name))
     data = tf.random.normal([8, 4], seed=0)
     np.testing.assert_allclose(found(data), model(data), atol=1e-6)
 
@@ -37,7 +37,7 @@ def test_subclassed_model_is_read_from_a_saved_model(tmp_path):
     model(tf.ones([1, 4]))
     model.save(tmp_path / "saved")
     with pytest.raises(ValueError, match="cannot be followed symbolically|is subclassed"):
-        intake.to_functional(tmp_path / "saved")
+        to_functional(tmp_path / "saved")
 
 
 def test_two_unconnected_parts_are_refused():
@@ -46,13 +46,13 @@ def test_two_unconnected_parts_are_refused():
     with pytest.raises(
         ValueError, match=r"'twins' has 2 parts.*\['a'\] -> \['x'\].*tf_keras.Model"
     ):
-        intake.to_functional(model)
+        to_functional(model)
 
 
 def test_parts_that_share_a_layer_are_connected():
     dense = L.Dense(1)
     a, b = keras.Input([4]), keras.Input([4])
-    assert len(intake.to_functional(keras.Model([a, b], [dense(a), dense(b)])).outputs) == 2
+    assert len(to_functional(keras.Model([a, b], [dense(a), dense(b)])).outputs) == 2
 
 
 def test_weights_that_two_layers_train_are_refused():
@@ -61,19 +61,19 @@ def test_weights_that_two_layers_train_are_refused():
     model = keras.Model(x, second(first(x)), name="tied")
     second._trainable_weights[0] = second.kernel = first.kernel
     with pytest.raises(ValueError, match="'first' and 'second' of model 'tied' share the weight"):
-        intake.to_functional(model)
+        to_functional(model)
     first.trainable = second.trainable = False
-    assert len(intake.to_functional(model).layers) == 3
+    assert len(to_functional(model).layers) == 3
 
 
 def test_unused_input_is_taken():
     a, b = keras.Input([4]), keras.Input([4])
-    assert len(intake.to_functional(keras.Model([a, b], L.Dense(1)(a))).inputs) == 2
+    assert len(to_functional(keras.Model([a, b], L.Dense(1)(a))).inputs) == 2
 
 
 def test_unbuilt_model_is_refused():
     with pytest.raises(ValueError, match=r"is not built.*model.build\(input_shape\)"):
-        intake.to_functional(keras.Sequential([L.Dense(2)]))
+        to_functional(keras.Sequential([L.Dense(2)]))
 
 
 def test_model_that_branches_on_values_is_refused():
@@ -84,7 +84,7 @@ def test_model_that_branches_on_values_is_refused():
     model = Net()
     model(tf.ones([1, 4]))
     with pytest.raises(ValueError, match=r"cannot be followed symbolically.*tf_keras.Input"):
-        intake.to_functional(model)
+        to_functional(model)
 
 
 def test_model_with_two_arguments_is_refused():
@@ -95,7 +95,7 @@ def test_model_with_two_arguments_is_refused():
     model = Net()
     model(tf.ones([1, 4]), tf.ones([1, 4]))
     with pytest.raises(ValueError, match="takes several arguments in `call`"):
-        intake.to_functional(model)
+        to_functional(model)
 
 
 def test_layer_without_config_is_refused():
@@ -109,7 +109,7 @@ def test_layer_without_config_is_refused():
 
     model = keras.Sequential([keras.Input([4]), Scale({1, 2})])
     with pytest.raises(ValueError, match=r"\(Scale\) has no get_config\(\)"):
-        intake.to_functional(model)
+        to_functional(model)
 
 
 def test_layer_with_an_incomplete_config_is_refused():
@@ -126,7 +126,7 @@ def test_layer_with_an_incomplete_config_is_refused():
 
     model = keras.Sequential([keras.Input([4]), Scale(2.0)])
     with pytest.raises(ValueError, match="cannot be made again from its config"):
-        intake.to_functional(model)
+        to_functional(model)
 
 
 def test_layer_whose_output_is_random_is_refused():
@@ -138,62 +138,62 @@ def test_layer_whose_output_is_random_is_refused():
     with pytest.raises(
         ValueError, match=r"not equal to the original: outputs differ by.*check=False"
     ):
-        intake.to_functional(model)
-    assert len(intake.to_functional(model, check=False).layers) == 2
+        to_functional(model)
+    assert len(to_functional(model, check=False).layers) == 2
 
 
 def test_text_input_is_refused():
     x = keras.Input([], dtype="string")
     model = keras.Model(x, L.StringLookup(vocabulary=["a", "b"])(x))
     with pytest.raises(ValueError, match=r"has dtype string|cannot be made again"):
-        intake.to_functional(model)
+        to_functional(model)
 
 
 @pytest.mark.parametrize("given", [None, 3, L.Dense(2), np.zeros(3)])
 def test_what_is_no_model_is_refused(given):
     with pytest.raises(TypeError, match="give a tf_keras or Keras 3 model, or the path"):
-        intake.to_functional(given)
+        to_functional(given)
 
 
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(ValueError, match="There is no file or folder"):
-        intake.to_functional(tmp_path / "nothing.keras")
+        to_functional(tmp_path / "nothing.keras")
 
 
 def test_file_that_is_not_keras_is_refused(tmp_path):
     (tmp_path / "m.keras").write_bytes(b"TFL3 not a model")
     with pytest.raises(ValueError, match="is not a Keras model. Give the path of a `.keras`"):
-        intake.to_functional(tmp_path / "m.keras")
+        to_functional(tmp_path / "m.keras")
 
 
 def test_archive_that_is_not_keras_is_refused(tmp_path):
     np.savez(tmp_path / "m.npz", a=np.ones(2))
     with pytest.raises(ValueError, match="is an archive, but not of a Keras model"):
-        intake.to_functional(tmp_path / "m.npz")
+        to_functional(tmp_path / "m.npz")
 
 
 def test_weights_alone_are_refused(tmp_path):
     _model().save_weights(tmp_path / "m.h5")
     with pytest.raises(ValueError, match="holds weights but no model config"):
-        intake.to_functional(tmp_path / "m.h5")
+        to_functional(tmp_path / "m.h5")
 
 
 def test_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no SavedModel"):
-        intake.to_functional(tmp_path)
+        to_functional(tmp_path)
 
 
 def test_saved_graph_without_layers_is_refused(tmp_path):
     _model().export(tmp_path / "exported")
     with pytest.raises(ValueError, match="holds no Keras layers, only a graph"):
-        intake.to_functional(tmp_path / "exported")
+        to_functional(tmp_path / "exported")
 
 
 def test_lambda_in_a_file_is_refused(tmp_path):
     keras.Sequential([keras.Input([4]), L.Lambda(lambda x: x * 2)]).save(tmp_path / "m.keras")
     with pytest.raises(ValueError, match=r"tf_keras cannot load.*safe_mode=False"):
-        intake.to_functional(tmp_path / "m.keras")
-    assert len(intake.to_functional(tmp_path / "m.keras", safe_mode=False).layers) == 2
+        to_functional(tmp_path / "m.keras")
+    assert len(to_functional(tmp_path / "m.keras", safe_mode=False).layers) == 2
 
 
 def test_text_of_unknown_rule_is_refused_twice():

@@ -11,7 +11,10 @@ import pytest
 
 from qat_round._compat import keras as tf_keras
 from qat_round._compat import tf
-from qat_round.frontend import to_functional as intake
+from qat_round.frontend.check_equal import parity
+from qat_round.frontend.operators import recorded_operators
+from qat_round.frontend.to_functional import to_functional
+from qat_round.frontend.write_back import write_back
 
 keras = pytest.importorskip("keras", minversion="3.0")
 L, ops = keras.layers, keras.ops
@@ -103,8 +106,8 @@ LAYERS = [
 
 @pytest.mark.parametrize(("layer", "shape"), LAYERS)
 def test_layer_is_equal(layer, shape):
-    found = intake.to_functional(_model(layer(), shape))
-    assert not intake.recorded_operators(found)
+    found = to_functional(_model(layer(), shape))
+    assert not recorded_operators(found)
 
 
 OPERATIONS = [
@@ -147,14 +150,14 @@ OPERATIONS = [
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_operation_becomes_layers(operation):
     x = keras.Input(IMAGE)
-    found = intake.to_functional(keras.Model(x, operation(x)))
-    assert not intake.recorded_operators(found)
+    found = to_functional(keras.Model(x, operation(x)))
+    assert not recorded_operators(found)
 
 
 def test_operation_without_a_layer_is_kept():
     x = keras.Input(IMAGE)
-    found = intake.to_functional(keras.Model(x, ops.sin(x) + ops.std(x, axis=1, keepdims=True)))
-    assert intake.recorded_operators(found)
+    found = to_functional(keras.Model(x, ops.sin(x) + ops.std(x, axis=1, keepdims=True)))
+    assert recorded_operators(found)
 
 
 def _nested():
@@ -183,7 +186,7 @@ def _same_on(found, model):
 
 def test_nested_model_from_the_object():
     model = _nested()
-    found = intake.to_functional(model)
+    found = to_functional(model)
     _same_on(found, model)
     assert found.input_names == ["a", "b"]
     assert not any(isinstance(layer, tf_keras.Model) for layer in found.layers)
@@ -195,19 +198,19 @@ def test_nested_model_from_a_file(tmp_path, form):
     model.save(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Keras 3 cannot load operations from its own `.h5`
-        found = intake.to_functional(str(path))
+        found = to_functional(str(path))
     _same_on(found, model)
 
 
 def test_mixed_precision_policy():
-    found = intake.to_functional(_model(L.Dense(3, dtype="mixed_float16"), VECTOR), check=False)
+    found = to_functional(_model(L.Dense(3, dtype="mixed_float16"), VECTOR), check=False)
     assert found.layers[1].compute_dtype == "float16"
 
 
 def test_functional_inside_time_distributed():
     x = keras.Input(VECTOR)
     inner = keras.Model(x, L.BatchNormalization()(L.Dense(3)(x)))
-    intake.to_functional(_model(L.TimeDistributed(inner), SERIES))
+    to_functional(_model(L.TimeDistributed(inner), SERIES))
 
 
 def test_adapted_normalization(tmp_path):
@@ -215,19 +218,19 @@ def test_adapted_normalization(tmp_path):
     norm.adapt(np.random.default_rng(0).normal(2.0, 3.0, (64, 4)).astype("float32"))
     model = keras.Sequential([keras.Input(VECTOR), norm, L.Dense(2)])
     model.save(tmp_path / "m.keras")
-    classes = [type(x).__name__ for x in intake.to_functional(tmp_path / "m.keras").layers]
+    classes = [type(x).__name__ for x in to_functional(tmp_path / "m.keras").layers]
     assert classes == ["InputLayer", "Affine", "Dense"]
 
 
 def test_token_inputs():
     x = keras.Input([6], dtype="int32")
     y = L.LSTM(4)(L.Embedding(5, 3, mask_zero=True)(x))
-    intake.to_functional(_randomized(keras.Model(x, y)))
+    to_functional(_randomized(keras.Model(x, y)))
 
 
 def test_recorded_training_flag_does_not_switch_dropout_off():
     x = keras.Input(VECTOR)
-    found = intake.to_functional(keras.Model(x, L.Dropout(0.9)(x)))
+    found = to_functional(keras.Model(x, L.Dropout(0.9)(x)))
     data = tf.ones([64, 4])
     assert not np.array_equal(found(data, training=True), found(data, training=False))
 
@@ -240,14 +243,14 @@ def test_custom_layer_is_refused_until_registered():
 
     model = _model(Purr(), VECTOR)
     with pytest.raises(ValueError, match=r"class 'pets>Purr'.*register_keras_serializable"):
-        intake.to_functional(model)
+        to_functional(model)
 
     @tf_keras.utils.register_keras_serializable("pets", "Purr")
     class TfPurr(tf_keras.layers.Layer):
         def call(self, x):
             return x * 2.0
 
-    assert type(intake.to_functional(model).layers[1]) is TfPurr
+    assert type(to_functional(model).layers[1]) is TfPurr
 
 
 def test_lambda_is_refused_unless_trusted(tmp_path):
@@ -255,19 +258,19 @@ def test_lambda_is_refused_unless_trusted(tmp_path):
     model.save(tmp_path / "m.keras")
     for given in (model, tmp_path / "m.keras"):
         with pytest.raises(ValueError, match=r"is a Lambda.*safe_mode=False"):
-            intake.to_functional(given)
-        assert len(intake.to_functional(given, safe_mode=False).layers) == 3
+            to_functional(given)
+        assert len(to_functional(given, safe_mode=False).layers) == 3
 
 
 def test_argument_that_tf_keras_lacks_is_refused():
     with pytest.raises(ValueError, match=r"has antialias=True, which tf_keras's Resizing cannot"):
-        intake.to_functional(_model(L.Resizing(4, 4, antialias=True), IMAGE))
+        to_functional(_model(L.Resizing(4, 4, antialias=True), IMAGE))
 
 
 def test_unknown_operation_is_refused():
     x = keras.Input(VECTOR)
     with pytest.raises(ValueError, match=r"'cumsum.*' .*has no translation. Known are: Absolute"):
-        intake.to_functional(keras.Model(x, ops.cumsum(x, axis=1)))
+        to_functional(keras.Model(x, ops.cumsum(x, axis=1)))
 
 
 def test_unknown_activation_is_refused():
@@ -277,16 +280,16 @@ def test_unknown_activation_is_refused():
 
     model = _model(L.Dense(3, activation=hiss), VECTOR)
     with pytest.raises(ValueError, match=r"has activation 'pets>hiss'"):
-        intake.to_functional(model)
+        to_functional(model)
     tf_keras.utils.register_keras_serializable("pets", "hiss")(lambda x: x * 3.0)
-    intake.to_functional(model)
+    to_functional(model)
 
 
 def test_quantized_policy_is_refused():
     model = _model(L.Dense(3), VECTOR)
     model.quantize("int8")
     with pytest.raises(ValueError, match=r"dtype policy 'QuantizedDTypePolicy'"):
-        intake.to_functional(model)
+        to_functional(model)
 
 
 class Net(keras.Model):
@@ -306,11 +309,11 @@ def test_subclassed_keras3_model_is_traced_and_left_as_it_was():
     model(np.ones((1, 4), "float32"))
     _randomized(model)
     before = [len(layer._inbound_nodes) for layer in model.layers]
-    found = intake.to_functional(model)
+    found = to_functional(model)
     assert {x.name for x in model.layers} <= {x.name for x in found.layers}
     assert [len(layer._inbound_nodes) for layer in model.layers] == before
     found.layers[1].kernel.assign(found.layers[1].kernel * 2.0)
-    intake.write_back(found, model)
+    write_back(found, model)
     np.testing.assert_array_equal(model.first.kernel, found.layers[1].kernel)
 
 
@@ -325,7 +328,7 @@ def test_subclassed_keras3_model_of_a_dictionary_is_traced():
 
     model = Named()
     model({"a": np.ones((1, 4), "float32"), "b": np.ones((1, 2), "float32")})
-    assert list(intake.to_functional(model).output) == ["sum"]
+    assert list(to_functional(model).output) == ["sum"]
 
 
 class Branching(keras.Model):
@@ -357,19 +360,19 @@ def test_subclassed_keras3_model_that_is_no_graph_is_refused(cls):
     model = cls()
     model(np.ones((1, 4), "float32"))
     with pytest.raises(ValueError, match=r"cannot be followed symbolically.*keras.Input"):
-        intake.to_functional(model)
+        to_functional(model)
 
 
 def test_subclassed_keras3_model_inside_of_another_is_refused():
     model = Holding()
     model(np.ones((1, 4), "float32"))
     with pytest.raises(ValueError, match=r"'Net', which tf_keras does not have"):
-        intake.to_functional(model)
+        to_functional(model)
 
 
 def test_unbuilt_keras3_model_is_refused():
     with pytest.raises(ValueError, match=r"not built.*model.build"):
-        intake.to_functional(keras.Sequential([L.Dense(2)]))
+        to_functional(keras.Sequential([L.Dense(2)]))
 
 
 def test_damaged_file_is_refused(tmp_path):
@@ -385,7 +388,7 @@ def test_damaged_file_is_refused(tmp_path):
         for name in ("config.json", "metadata.json", "model.weights.h5"):
             archive.write(tmp_path / "m" / name, name)
     with pytest.raises(ValueError, match=r"have shapes \[\(4, 3\)\]; the layer needs"):
-        intake.to_functional(tmp_path / "n.keras")
+        to_functional(tmp_path / "n.keras")
 
 
 def test_code_in_a_config_is_not_looked_up(tmp_path):
@@ -400,7 +403,7 @@ def test_code_in_a_config_is_not_looked_up(tmp_path):
         for name, data in rest.items():
             archive.writestr(name, data)
     with pytest.raises(ValueError, match="class 'system', which tf_keras does not have"):
-        intake.to_functional(tmp_path / "n.keras")
+        to_functional(tmp_path / "n.keras")
 
 
 def test_parity_is_not_what_the_fused_batch_norm_rounds():
@@ -411,9 +414,9 @@ def test_parity_is_not_what_the_fused_batch_norm_rounds():
     model = keras.Model(x, L.Dense(4)(L.GlobalAveragePooling2D()(y)))
     far = np.random.default_rng(0).normal(3e4, 1e4, (8, *IMAGE))  # what it is compared on is near 0
     model(far.astype(np.float32), training=True)
-    found = intake.to_functional(model, check=False)
+    found = to_functional(model, check=False)
     given = tf.constant(np.random.default_rng(0).standard_normal((2, *IMAGE)), tf.float32)
     wanted = np.asarray(model(given, training=False))
     assert np.abs(found(given) - wanted).max() > 0.0
-    assert intake.parity(found, model) == 0.0
+    assert parity(found, model) == 0.0
     assert all(n.fused for n in found.layers if isinstance(n, tf_keras.layers.BatchNormalization))

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from qat_round._compat import keras, tf
-from qat_round.frontend import to_functional as intake
 from qat_round.frontend.build import build
-from qat_round.frontend.operators import operators_as_layers
+from qat_round.frontend.check_equal import parity
+from qat_round.frontend.operators import operators_as_layers, recorded_operators
 from qat_round.frontend.read import read
+from qat_round.frontend.to_functional import to_functional
+from qat_round.layers.ops import Affine, Clip, Reduce
 
 L = keras.layers
 IMAGE, SERIES, VECTOR = (8, 6, 4), (8, 4), (4,)
@@ -19,7 +21,7 @@ CHANNELS = np.array([0.5, -1.0, 2.0, 3.0], np.float32)
 
 
 def _kinds(model):
-    return [re.sub(r"_\d+$", "", name) for name in intake.recorded_operators(model)]
+    return [re.sub(r"_\d+$", "", name) for name in recorded_operators(model)]
 
 
 def _hard_swish(x):
@@ -124,8 +126,8 @@ OPERATORS = [
 def test_operator_becomes_layers_with_equal_outputs(operator, shape, classes):
     x = keras.Input(shape)
     model = keras.Model(x, operator(x))
-    found = intake.to_functional(model)
-    assert intake.recorded_operators(found) == []
+    found = to_functional(model)
+    assert recorded_operators(found) == []
     if classes is not None:
         assert [type(layer).__name__ for layer in found.layers[1:]] == classes
 
@@ -144,13 +146,13 @@ def test_operator_becomes_layers_with_equal_outputs(operator, shape, classes):
 )
 def test_unknown_operator_is_kept_and_listed(operator):
     x = keras.Input(IMAGE, batch_size=2)
-    found = intake.to_functional(keras.Model(x, operator(x)))
-    assert intake.recorded_operators(found)
+    found = to_functional(keras.Model(x, operator(x)))
+    assert recorded_operators(found)
 
 
 def test_batch_that_moves_is_not_taken_for_a_reshape():
     x = keras.Input(IMAGE)
-    found = intake.to_functional(keras.Model(x, tf.reshape(x, [-1, 4])))
+    found = to_functional(keras.Model(x, tf.reshape(x, [-1, 4])))
     assert _kinds(found) == ["tf.reshape"]
 
 
@@ -164,19 +166,19 @@ def test_kept_operators_are_in_the_graph():
 def test_shape_of_unknown_length_is_reshaped_by_batch():
     x = keras.Input([None, 8])
     model = keras.Model(x, tf.reshape(x, [tf.shape(x)[0], tf.shape(x)[1], 2, 4]))
-    assert intake.parity(intake.to_functional(model), model) == 0.0
+    assert parity(to_functional(model), model) == 0.0
 
 
 def test_constants_that_enlarge_are_left_to_the_operator():
     x = keras.Input([1], batch_size=3)
-    found = intake.to_functional(keras.Model(x, x + np.zeros((3, 4), np.float32)))
+    found = to_functional(keras.Model(x, x + np.zeros((3, 4), np.float32)))
     assert _kinds(found) == ["tf.__operators__.add"]
 
 
 def test_integers_keep_their_operators():
     x = keras.Input([3], dtype="int32")
     model = keras.Model(x, L.Embedding(10, 2)(x + 1))
-    found = intake.to_functional(model)
+    found = to_functional(model)
     assert _kinds(found) == ["tf.__operators__.add"]
 
 
@@ -184,7 +186,7 @@ def test_a_value_that_others_read_is_not_merged_away():
     x = keras.Input(IMAGE)
     half = x * 0.5
     model = keras.Model(x, [half, half + 1.0])
-    assert [type(layer).__name__ for layer in intake.to_functional(model).layers[1:]] == [
+    assert [type(layer).__name__ for layer in to_functional(model).layers[1:]] == [
         "Affine",
         "Affine",
     ]
@@ -193,7 +195,7 @@ def test_a_value_that_others_read_is_not_merged_away():
 def test_one_rewrite_alone_is_equal():
     x = keras.Input(IMAGE)
     model = keras.Model(x, tf.nn.relu6(x + 3.0) * tf.math.sin(x))
-    assert intake.parity(build(operators_as_layers(read(model))), model) == 0.0
+    assert parity(build(operators_as_layers(read(model))), model) == 0.0
 
 
 def test_layers_survive_saving(tmp_path):
@@ -201,23 +203,23 @@ def test_layers_survive_saving(tmp_path):
     y = _hard_swish(x * CHANNELS)
     y = tf.pad(tf.clip_by_value(y[:, 1:], -1.0, 1.0), [[0, 0], [0, 0], [0, 0], [1, 0]])
     y = tf.reduce_mean(tf.nn.gelu(tf.nn.relu6(y + 3.0) / 6.0, True), -1)
-    found = intake.to_functional(keras.Model(x, tf.matmul(y, y, transpose_b=True)))
+    found = to_functional(keras.Model(x, tf.matmul(y, y, transpose_b=True)))
     found.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
-    assert intake.parity(again, found) == 0.0
+    assert parity(again, found) == 0.0
 
 
 def test_affine_refuses_nothing_and_infinity():
     with pytest.raises(ValueError, match="needs a scale, an offset, or both"):
-        intake.Affine()
+        Affine()
     with pytest.raises(ValueError, match="scale must be finite"):
-        intake.Affine(scale=[1.0, float("inf")])
+        Affine(scale=[1.0, float("inf")])
 
 
 def test_layers_refuse_bad_arguments():
     with pytest.raises(ValueError, match="low must not be above its high"):
-        intake.Clip(2.0, 1.0)
+        Clip(2.0, 1.0)
     with pytest.raises(ValueError, match="kind must be one of"):
-        intake.Reduce("median", [1])
+        Reduce("median", [1])
     with pytest.raises(ValueError, match="does not reduce the batch"):
-        intake.Reduce("mean", [0])
+        Reduce("mean", [0])

@@ -7,7 +7,9 @@ import pytest
 from random_graphs import JOINS, Growth
 
 from qat_round._compat import keras, tf
-from qat_round.frontend import to_functional as intake
+from qat_round.frontend.check_equal import parity
+from qat_round.frontend.operators import recorded_operators
+from qat_round.frontend.to_functional import fold_batch_norm, split_separable, to_functional
 
 UNARY = (
     lambda layers, c: layers.Conv2D(c, 3, padding="same", activation="relu"),
@@ -56,10 +58,10 @@ def _randomized(model, rng):
 def test_random_graph_is_equal(seed):
     rng = np.random.default_rng(seed)
     model = _randomized(_random_model(keras, rng, OPERATORS), rng)
-    found = intake.to_functional(model)
-    assert intake.recorded_operators(found) == []
-    folded = intake.fold_batch_norm(intake.split_separable(found))
-    assert intake.parity(folded, found) < 1e-4
+    found = to_functional(model)
+    assert recorded_operators(found) == []
+    folded = fold_batch_norm(split_separable(found))
+    assert parity(folded, found) < 1e-4
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -73,4 +75,4 @@ def test_random_graph_of_keras3_is_equal(seed):
         lambda x: keras3.ops.clip(1 - x, -1.0, 1.0),
     )
     model = _randomized(_random_model(keras3, rng, operators), rng)
-    assert intake.recorded_operators(intake.to_functional(model)) == []
+    assert recorded_operators(to_functional(model)) == []

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from qat_round._compat import keras, tf, tfmot
-from qat_round.frontend import to_functional as intake
+from qat_round.frontend.check_equal import parity
+from qat_round.frontend.to_functional import conv1d_as_conv2d, split_separable, to_functional
+from qat_round.frontend.write_back import write_back
 
 L = keras.layers
 
@@ -36,24 +38,24 @@ def _disturbed(model, seed=0):
 @pytest.mark.parametrize("options", [{}, {"fold_batch_norm": True}])
 def test_weights_come_back(options):
     original = _disturbed(_nested())
-    trained = _disturbed(intake.to_functional(original, **options), seed=1)
-    assert intake.parity(trained, original) > 1e-2
-    intake.write_back(trained, original)
-    assert intake.parity(trained, original) < 1e-5
+    trained = _disturbed(to_functional(original, **options), seed=1)
+    assert parity(trained, original) > 1e-2
+    write_back(trained, original)
+    assert parity(trained, original) < 1e-5
 
 
 def test_weights_come_back_from_split_layers():
     original = _disturbed(_nested())
-    trained = intake.conv1d_as_conv2d(intake.split_separable(intake.to_functional(original)))
-    intake.write_back(_disturbed(trained, seed=1), original)
-    assert intake.parity(trained, original) < 1e-5
+    trained = conv1d_as_conv2d(split_separable(to_functional(original)))
+    write_back(_disturbed(trained, seed=1), original)
+    assert parity(trained, original) < 1e-5
 
 
 def test_weights_come_back_from_one_dimension():
     original = keras.Sequential([keras.Input([9, 4]), L.Conv1D(3, 3), L.SeparableConv1D(2, 3)])
-    trained = intake.conv1d_as_conv2d(intake.to_functional(original))
-    intake.write_back(_disturbed(trained), original)
-    assert intake.parity(trained, original) < 1e-5
+    trained = conv1d_as_conv2d(to_functional(original))
+    write_back(_disturbed(trained), original)
+    assert parity(trained, original) < 1e-5
 
 
 @pytest.mark.parametrize("options", [{"center": False}, {"scale": False}, {}])
@@ -68,21 +70,21 @@ def test_folded_batch_norm_is_unfolded(options, use_bias):
             ]
         )
     )
-    trained = _disturbed(intake.to_functional(original, fold_batch_norm=True), seed=1)
-    intake.write_back(trained, original)
-    assert intake.parity(trained, original) < 1e-5
+    trained = _disturbed(to_functional(original, fold_batch_norm=True), seed=1)
+    write_back(trained, original)
+    assert parity(trained, original) < 1e-5
 
 
 def test_weights_come_back_from_a_quantized_model():
     x = keras.Input([8, 8, 3])
     inner = keras.Sequential([L.Conv2D(4, 3, name="conv"), L.BatchNormalization(), L.ReLU()])
     original = _disturbed(keras.Model(x, L.Dense(2)(L.Flatten()(inner(x)))))
-    functional = intake.to_functional(original)
+    functional = to_functional(original)
     quantized = tfmot.quantization.keras.quantize_model(functional)
     quantized.compile("sgd", "mse")
     quantized.fit(tf.ones([4, 8, 8, 3]), tf.zeros([4, 2]), epochs=2, verbose=0)
     before = inner.layers[0].kernel.numpy()
-    intake.write_back(quantized, original)
+    write_back(quantized, original)
     wrapper = quantized.get_layer("quant_conv")
     kernel = next(w for w in wrapper.weights if w.name.endswith("kernel:0"))
     np.testing.assert_array_equal(inner.layers[0].kernel, kernel)
@@ -100,9 +102,9 @@ def test_subclassed_model_gets_its_weights():
 
     original = Net()
     original(tf.ones([1, 5, 4]))
-    trained = _disturbed(intake.to_functional(original))
-    intake.write_back(trained, original)
-    assert intake.parity(trained, original) < 1e-5
+    trained = _disturbed(to_functional(original))
+    write_back(trained, original)
+    assert parity(trained, original) < 1e-5
 
 
 def test_keras3_model_gets_its_weights():
@@ -112,28 +114,28 @@ def test_keras3_model_gets_its_weights():
     y = keras3.layers.Bidirectional(keras3.layers.GRU(3))(y)
     inner = keras3.Sequential([keras3.layers.Dense(4), keras3.layers.BatchNormalization()])
     original = keras3.Model(x, inner(y))
-    trained = _disturbed(intake.to_functional(original))
-    intake.write_back(trained, original)
-    assert intake.parity(trained, lambda t: np.asarray(original(t.numpy()))) < 1e-5
+    trained = _disturbed(to_functional(original))
+    write_back(trained, original)
+    assert parity(trained, lambda t: np.asarray(original(t.numpy()))) < 1e-5
 
 
 def test_another_model_is_refused():
     original = keras.Sequential([keras.Input([4]), L.Dense(3, name="dense")])
     other = keras.Sequential([keras.Input([4]), L.Dense(3, name="other")])
     with pytest.raises(ValueError, match=r"no weights for 1 layers of the original: \['dense'\]"):
-        intake.write_back(other, original)
+        write_back(other, original)
     smaller = keras.Sequential([keras.Input([4]), L.Dense(2, name="dense")])
     with pytest.raises(ValueError, match="has no weight 'kernel' of 12 numbers"):
-        intake.write_back(smaller, original)
+        write_back(smaller, original)
 
 
 def test_folded_preprocessing_is_refused():
     original = keras.Sequential([keras.Input([4]), L.Rescaling(0.1), L.Dense(3)])
-    trained = intake.to_functional(original, fold_preprocessing=True)
+    trained = to_functional(original, fold_preprocessing=True)
     with pytest.raises(ValueError, match="fold_preprocessing=False"):
-        intake.write_back(trained, original)
+        write_back(trained, original)
 
 
 def test_only_models_are_written_to():
     with pytest.raises(TypeError, match="given str"):
-        intake.write_back(keras.Sequential(), "model.keras")
+        write_back(keras.Sequential(), "model.keras")

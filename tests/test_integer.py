@@ -9,7 +9,7 @@ import tf_keras as keras
 
 import qat_round as qr
 from qat_round.files.tflite_file import TFLiteFile
-from qat_round.lowering import build as integer
+from qat_round.lowering.build import plan
 from qat_round.quantizers.model_spec import model_spec
 from qat_round.quantizers.observers import observing
 
@@ -78,8 +78,8 @@ def bypassed(model, x):
         return np.asarray(model(x, training=False))
 
 
-def plan(model, **settings):
-    return integer.plan(model, model_spec(**settings))
+def plan_of(model, **settings):
+    return plan(model, model_spec(**settings))
 
 
 def test_without_quantizers_it_is_the_float_model(everything):
@@ -114,7 +114,7 @@ def test_what_is_one_operator_in_the_file_has_one_quantizer():
     x = keras.Input((8, 8, 3))
     y = layers.Conv2D(4, 3, use_bias=False, name="conv")(x)
     y = layers.ReLU(name="relu")(layers.BatchNormalization(name="norm")(y))
-    planned = plan(keras.Model(x, y))
+    planned = plan_of(keras.Model(x, y))
     assert planned.layers["conv"].output is None
     assert planned.layers["norm"].output is None
     assert planned.layers["relu"].grid == "own"
@@ -143,7 +143,7 @@ def test_in_front_of_a_concatenation_only_tensors_with_other_readers_are_quantiz
     x = keras.Input((8,))
     lonely, shared = layers.Dense(4, name="lonely")(x), layers.Dense(4, name="shared")(x)
     both = layers.Concatenate(name="both")([lonely, shared])
-    planned = plan(keras.Model(x, [both, layers.Dense(2, name="after")(shared)]))
+    planned = plan_of(keras.Model(x, [both, layers.Dense(2, name="after")(shared)]))
     assert planned.layers["lonely"].output is None
     assert planned.layers["shared"].output is not None
     assert planned.layers["both"].output is not None
@@ -169,7 +169,7 @@ def test_what_a_pool_hands_to_a_concatenation_and_others_keeps_its_scale():
 def test_pooling_keeps_its_inputs_grid():
     x = keras.Input((8, 8, 3))
     y = layers.MaxPooling2D(name="largest")(layers.Conv2D(4, 3)(x))
-    planned = plan(keras.Model(x, layers.AveragePooling2D(name="average")(y)))
+    planned = plan_of(keras.Model(x, layers.AveragePooling2D(name="average")(y)))
     assert planned.layers["largest"].grid == "keeps"
     assert planned.layers["average"].grid == "averages"
 
@@ -177,7 +177,7 @@ def test_pooling_keeps_its_inputs_grid():
 def test_softmax_sigmoid_and_tanh_have_the_converters_fixed_scales():
     x = keras.Input((4,))
     names = ("softmax", "sigmoid", "tanh")
-    planned = plan(keras.Model(x, [layers.Activation(n, name=n)(x) for n in names]))
+    planned = plan_of(keras.Model(x, [layers.Activation(n, name=n)(x) for n in names]))
     ranges = {name: planned.layers[name].output.range for name in names}
     assert (ranges["softmax"].lo, ranges["softmax"].hi) == (0.0, 255 / 256)
     assert ranges["sigmoid"] == ranges["softmax"]
@@ -187,7 +187,7 @@ def test_softmax_sigmoid_and_tanh_have_the_converters_fixed_scales():
 def test_token_ids_are_not_quantized():
     ids = keras.Input((5,), dtype="int32", name="ids")
     y = layers.GlobalAveragePooling1D()(layers.Embedding(10, 4, name="table")(ids))
-    planned = plan(keras.Model(ids, y))
+    planned = plan_of(keras.Model(ids, y))
     assert planned.inputs == {}
     assert planned.layers["table"].weights["embeddings"].per_axis is False
 

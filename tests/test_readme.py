@@ -11,7 +11,7 @@ import nets
 import pytest
 
 import qat_round as qr
-from qat_round.lowering import register_layer as custom
+from qat_round.lowering import register_layer
 from qat_round.rounding import registry
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -55,7 +55,7 @@ def test_every_python_block_runs(page, names, tmp_path, monkeypatch):
         pytest.importorskip(module)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
-    monkeypatch.setattr(custom, "_SPECS", dict(custom._SPECS))
+    monkeypatch.setattr(register_layer, "_SPECS", dict(register_layer._SPECS))
     for block in python_blocks(page):
         exec(compile(block, page, "exec", dont_inherit=True), names)
 

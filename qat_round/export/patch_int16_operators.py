@@ -1,6 +1,6 @@
 """Operators of 16 bits that TFLite has and its converter does not write, put into its files.
 
-See `integer.stand_ins` for what stands for them in what it converts.
+See `layers.placeholders` for what stands for them in what it converts.
 """
 
 from __future__ import annotations

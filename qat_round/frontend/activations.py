@@ -7,7 +7,7 @@ from typing import Any
 
 from qat_round._compat import keras, tf
 from qat_round.frontend.graph import Editor, Graph, Node, Part, Ref
-from qat_round.layers import activation_functions as functions
+from qat_round.layers import activation_functions
 from qat_round.layers.ops import Clip, HardSigmoid, HardSwish
 
 FUSED = frozenset({"linear", "relu", "softmax", "sigmoid", "tanh", "gelu", "swish"})
@@ -66,7 +66,7 @@ _TENSORFLOW = {
 
 def _known() -> dict[Any, Any]:
     """What stands for each function: a name that `tf_keras` knows, or one of ours."""
-    ours = {fn: functions.FUNCTIONS.get(name, name) for fn, name in _TENSORFLOW.items()}
+    ours = {fn: activation_functions.FUNCTIONS.get(name, name) for fn, name in _TENSORFLOW.items()}
     return {**ours, **{getattr(keras.activations, name): name for name in _KERAS_NAMES}}
 
 
@@ -160,12 +160,12 @@ def label(value: Any) -> str:
 
 
 _LAYERS: dict[Callable, tuple[type, dict[str, Any]]] = {
-    functions.relu6: (keras.layers.ReLU, {"max_value": 6.0}),
-    functions.hard_sigmoid: (HardSigmoid, {}),
-    functions.hard_swish: (HardSwish, {}),
-    functions.leaky_relu: (keras.layers.LeakyReLU, {"alpha": 0.2}),
-    functions.hard_tanh: (Clip, {"low": -1.0, "high": 1.0}),
-    functions.celu: (keras.layers.ELU, {}),
+    activation_functions.relu6: (keras.layers.ReLU, {"max_value": 6.0}),
+    activation_functions.hard_sigmoid: (HardSigmoid, {}),
+    activation_functions.hard_swish: (HardSwish, {}),
+    activation_functions.leaky_relu: (keras.layers.LeakyReLU, {"alpha": 0.2}),
+    activation_functions.hard_tanh: (Clip, {"low": -1.0, "high": 1.0}),
+    activation_functions.celu: (keras.layers.ELU, {}),
 }
 
 

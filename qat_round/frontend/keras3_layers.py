@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qat_round._compat import keras
-from qat_round.layers import ops as own
+from qat_round.layers import ops
 from qat_round.layers.activation_functions import FUNCTIONS
 
 _SAME_ACTIVATIONS = frozenset(
@@ -121,7 +121,7 @@ def _is_stock(entry: Mapping[str, Any]) -> bool:
 
 def _stock_class(name: str) -> type | None:
     stock = getattr(keras.layers, name, None) or _APPLICATION_LAYERS.get(name)
-    return stock or getattr(own, name, None)
+    return stock or getattr(ops, name, None)
 
 
 def _name(entry: Mapping[str, Any]) -> str:

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from qat_round._compat import keras, tf
-from qat_round.layers import activation_functions as functions
-from qat_round.layers import ops as layers
+from qat_round.layers import activation_functions, ops
 
 Operation = Callable[..., Any]
 
@@ -207,11 +206,11 @@ _TABLE: dict[str, Operation] = {
     "LeakyRelu": _leaky,
     "Elu": _elu,
     "Gelu": lambda c, x: tf.nn.gelu(x, bool(c.get("approximate", True))),
-    "HardSigmoid": _layer(layers.HardSigmoid),
-    "HardSilu": _layer(layers.HardSwish),
-    "HardTanh": _activated(functions.hard_tanh),
-    "LogSigmoid": _activated(functions.log_sigmoid),
-    "TanhShrink": _activated(functions.tanh_shrink),
+    "HardSigmoid": _layer(ops.HardSigmoid),
+    "HardSilu": _layer(ops.HardSwish),
+    "HardTanh": _activated(activation_functions.hard_tanh),
+    "LogSigmoid": _activated(activation_functions.log_sigmoid),
+    "TanhShrink": _activated(activation_functions.tanh_shrink),
     "Softmax": _softmax,
     "LogSoftmax": lambda c, x: tf.nn.log_softmax(x, axis=c.get("axis", -1)),
     "Clip": lambda c, x: tf.clip_by_value(x, c["x_min"], c["x_max"]),
@@ -243,7 +242,7 @@ _TABLE: dict[str, Operation] = {
     "MaxPool": _pool(tf.nn.max_pool2d),
     "AveragePool": _pool(tf.nn.avg_pool2d),
     "Normalize": _normalize,
-    "DepthToSpace": _space_block(layers.DepthToSpace),
+    "DepthToSpace": _space_block(ops.DepthToSpace),
     "Einsum": lambda c, *xs: tf.einsum(c["subscripts"], *xs),
     "OneHot": lambda c, x: tf.one_hot(x, c["num_classes"], axis=c.get("axis", -1)),
     "StopGradient": lambda c, x: tf.stop_gradient(x),

@@ -9,7 +9,7 @@ import numpy as np
 from qat_round._compat import keras
 from qat_round.frontend.graph import Ref
 from qat_round.frontend.operators import Op, is_constant, rule, same_rank, scalar
-from qat_round.layers import activation_functions as functions
+from qat_round.layers import activation_functions
 from qat_round.layers.ops import Affine, Clip, MatMul
 
 
@@ -195,7 +195,7 @@ def _silu(op: Op) -> list[Ref] | None:
 
 @rule("gelu")
 def _gelu(op: Op) -> list[Ref] | None:
-    approximate = functions.gelu_tanh if op.get("approximate") else "gelu"
+    approximate = activation_functions.gelu_tanh if op.get("approximate") else "gelu"
     return op.layer(keras.layers.Activation, _source(op), activation=approximate)
 
 
@@ -217,8 +217,8 @@ for _name in ("sigmoid", "tanh", "selu", "softplus", "softsign", "mish"):
     _plain(_name, _name)
 _plain("exp", "exponential")
 _plain("exponential", "exponential")
-_plain("log_softmax", functions.log_softmax)
-_plain("log_sigmoid", functions.log_sigmoid)
+_plain("log_softmax", activation_functions.log_softmax)
+_plain("log_sigmoid", activation_functions.log_sigmoid)
 
 
 @rule("identity", "linear")

@@ -14,50 +14,16 @@ from qat_round.frontend import operators_arithmetic, operators_shape, operators_
 from qat_round.frontend.activations import pull_activations
 from qat_round.frontend.batch_norm import fold_batch_norms
 from qat_round.frontend.build import build
-from qat_round.frontend.check_equal import check_equal, parity
+from qat_round.frontend.check_equal import check_equal
 from qat_round.frontend.connected import require_connected
 from qat_round.frontend.graph import Graph
 from qat_round.frontend.load import ReferenceMissingError, open_model
-from qat_round.frontend.operators import operators_as_layers, recorded_operators
+from qat_round.frontend.operators import operators_as_layers
 from qat_round.frontend.patterns import fuse_hard_activations, merge_affines, scales_as_affine
 from qat_round.frontend.preprocessing import fold_preprocessings, preprocessing_as_affine
 from qat_round.frontend.read import read
 from qat_round.frontend.split import conv1ds_as_conv2d, split_separables
 from qat_round.frontend.trace import is_functional, trace
-from qat_round.frontend.write_back import write_back
-from qat_round.layers.ops import (
-    Affine,
-    Clip,
-    DepthToSpace,
-    HardSigmoid,
-    HardSwish,
-    MatMul,
-    Pad,
-    Reduce,
-    Slice,
-    Unmask,
-)
-
-__all__ = [
-    "Affine",
-    "Clip",
-    "DepthToSpace",
-    "HardSigmoid",
-    "HardSwish",
-    "MatMul",
-    "Pad",
-    "Reduce",
-    "Slice",
-    "Unmask",
-    "conv1d_as_conv2d",
-    "fold_batch_norm",
-    "fold_preprocessing",
-    "parity",
-    "recorded_operators",
-    "split_separable",
-    "to_functional",
-    "write_back",
-]
 
 REWRITES: tuple[Callable[[Graph], Graph], ...] = (
     operators_as_layers,

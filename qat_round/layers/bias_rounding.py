@@ -15,14 +15,14 @@ _L = keras.layers
 
 
 @contextlib.contextmanager
-def _as_in_the_file(wrapper: Any, inputs: Any, training: Any) -> Iterator[Any]:
+def with_rounded_bias(wrapper: Any, inputs: Any, training: Any) -> Iterator[Any]:
     """While open, the layer's bias is a whole number of its sums' steps, outside of training.
 
     Gives the layer's inputs, with the bias of sums in front of it put right as well. A graph that
     is exported is left as it is: the converter rounds its biases itself.
     """
     layer, sums = wrapper.layer, noted_sum(inputs)
-    if _is_training(training) or is_exporting() or is_bypassed() or _is_half(wrapper):
+    if _is_training(training) or is_exporting() or is_bypassed() or is_half(wrapper):
         yield inputs
         return
     if sums is not None:
@@ -46,13 +46,13 @@ def _shifted(x: Any, slip: Any, training: Any) -> Any:
     return smart_cond(training, lambda: x, lambda: x + tf.cast(slip, x.dtype))
 
 
-def _with_sums(wrapper: Any, outputs: Any, inputs: Any, training: Any) -> Any:
-    if not _is_open(wrapper) or _is_training(training) or _is_half(wrapper):
+def with_sums(wrapper: Any, outputs: Any, inputs: Any, training: Any) -> Any:
+    if not _is_open(wrapper) or _is_training(training) or is_half(wrapper):
         return outputs
     return note_sum(outputs, _sums(wrapper, inputs))
 
 
-def _is_half(wrapper: Any) -> bool:
+def is_half(wrapper: Any) -> bool:
     """Whether it computes in half precision, which holds no sums to their last bit."""
     return wrapper.layer.compute_dtype in HALF_PRECISION
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from qat_round._compat import is_exporting, keras, tf
-from qat_round.layers import integer_layers as exact_layers
+from qat_round.layers import integer_layers
 from qat_round.layers.placeholders import stand_in
 from qat_round.numerics.accumulators import Curve, Moved
 from qat_round.numerics.grid import WIDE_BITS
@@ -47,7 +47,7 @@ class WideActivation(keras.layers.Activation):  # type: ignore[misc, name-define
 
 
 def _regridded(wrapper: Any, inputs: Any) -> Any:
-    ints = exact_layers.ints_of(inputs)
+    ints = integer_layers.ints_of(inputs)
     if ints is None:
         return None
     moved = Moved(ints, roundings(wrapper.kernels, WIDE_BITS).moved)
@@ -55,11 +55,11 @@ def _regridded(wrapper: Any, inputs: Any) -> Any:
 
 
 def _curved(wrapper: Any, inputs: Any) -> Any:
-    ints = exact_layers.ints_of(inputs)
+    ints = integer_layers.ints_of(inputs)
     if ints is None:
         return None
     kind = keras.activations.serialize(wrapper.layer.activation)
     return note_pending(wrapper.layer.call(inputs), Curve(ints, kind))
 
 
-exact_layers.COMPUTED |= {Regrid: _regridded, WideActivation: _curved}
+integer_layers.COMPUTED |= {Regrid: _regridded, WideActivation: _curved}

@@ -1,4 +1,4 @@
-"""Which layers compute in whole numbers, and how; see `exact`."""
+"""Which layers compute in whole numbers, and how; see `numerics.integer_tensors`."""
 
 from __future__ import annotations
 

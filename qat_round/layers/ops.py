@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from qat_round._compat import keras, tf
-from qat_round.layers import activation_functions as functions
+from qat_round.layers import activation_functions
 
 _register = keras.utils.register_keras_serializable(package="qat_round")
 
@@ -88,7 +88,7 @@ class HardSigmoid(keras.layers.Layer):
         self.supports_masking = True
 
     def call(self, inputs: Any) -> Any:
-        return functions.hard_sigmoid(inputs)
+        return activation_functions.hard_sigmoid(inputs)
 
 
 @_register
@@ -105,7 +105,7 @@ class HardSwish(keras.layers.Layer):
         self.supports_masking = True
 
     def call(self, inputs: Any) -> Any:
-        return functions.hard_swish(inputs)
+        return activation_functions.hard_swish(inputs)
 
 
 @_register

@@ -2,9 +2,10 @@
 
 The converter gives a sigmoid or tanh an output of 8 bits whatever is asked, and never writes a
 QUANTIZE from 8 to 16 bits or back. So they are shown to it as other operators that compute the same
-in float, between two leaky ReLUs that change a last bit at most and keep them there. `file_wide`
-puts the operator itself in the place of all that is between DEQUANTIZE and QUANTIZE; a file that is
-converted in another way than by `qr.export_tflite` keeps them, and answers the same.
+in float, between two leaky ReLUs that change a last bit at most and keep them there. The export's
+`patch_int16_operators` puts the operator itself in the place of all that is between DEQUANTIZE and
+QUANTIZE; a file that is converted in another way than by `qr.export_tflite` keeps them, and answers
+the same.
 """
 
 from __future__ import annotations

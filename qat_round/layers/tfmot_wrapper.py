@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from qat_round._compat import InputQuantizeLayer, QuantizeLayer, QuantizeWrapperV2, keras, tf
-from qat_round.layers.bias_rounding import _as_in_the_file, _with_sums
+from qat_round.layers.bias_rounding import with_rounded_bias, with_sums
 from qat_round.numerics.accumulators import Given
 from qat_round.numerics.integer_tensors import note_pending
 from qat_round.numerics.kernel_sets import DEFAULT, roundings
@@ -86,11 +86,11 @@ class RoundingWrapper(QuantizeWrapperV2):  # type: ignore[misc, valid-type]
         return [v for v in mine if id(v) not in inner]
 
     def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:
-        with _as_in_the_file(self, inputs, training) as settled:
+        with with_rounded_bias(self, inputs, training) as settled:
             outputs = super().call(settled, training=training, **kwargs)
         if noted_grid(outputs) is None and type(self.layer) in _MOVING:
             note_grid(outputs, noted_grid(inputs))
-        return _with_sums(self, outputs, inputs, training)
+        return with_sums(self, outputs, inputs, training)
 
 
 @keras.utils.register_keras_serializable(package="qat_round")

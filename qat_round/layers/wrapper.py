@@ -11,8 +11,8 @@ import inspect
 from typing import Any
 
 from qat_round._compat import is_exporting, keras, smart_cond, tf
-from qat_round.layers import integer_layers as exact_layers
-from qat_round.layers.bias_rounding import _as_in_the_file, _is_half, _with_sums
+from qat_round.layers import integer_layers
+from qat_round.layers.bias_rounding import is_half, with_rounded_bias, with_sums
 from qat_round.layers.shared_grid import held_in_float, on_noted_grid
 from qat_round.layers.tfmot_wrapper import RoundingWrapper
 from qat_round.numerics.kernel_sets import DEFAULT, roundings
@@ -75,18 +75,18 @@ class GridWrapper(RoundingWrapper):
         if isinstance(self.layer, _JOINING) and self._output_quantizers:
             inputs = self._on_one_grid(inputs, training)
         # the converter has to see the layers as they are
-        whole = _is_inference(training) and not is_exporting() and not _is_half(self)
+        whole = _is_inference(training) and not is_exporting() and not is_half(self)
         in_float = bool(self.quantize_config.why)
-        exact = exact_layers.compute(self, inputs) if whole and not in_float else None
+        exact = integer_layers.compute(self, inputs) if whole and not in_float else None
         if exact is not None:
             settled = self._on_grid(exact, inputs, training)
-            return exact_layers.with_sums(self.layer, settled, exact)
-        with _as_in_the_file(self, inputs, training) as settled:
+            return integer_layers.with_sums(self.layer, settled, exact)
+        with with_rounded_bias(self, inputs, training) as settled:
             call = self.layer.call if self._weight_vars else self.layer
             outputs = call(settled, **kwargs)
         if in_float and self._output_quantizers:
             outputs = held_in_float(outputs, whole, roundings(self.kernels).given)
-        return _with_sums(self, self._on_grid(outputs, inputs, training), inputs, training)
+        return with_sums(self, self._on_grid(outputs, inputs, training), inputs, training)
 
     @staticmethod
     def _once(variable: Any, quantizer: Any, training: Any, state: Any) -> Any:
@@ -107,7 +107,7 @@ class GridWrapper(RoundingWrapper):
             is_settled = noted_grid(x) is not None
             if is_settled and is_exporting():
                 return x  # the converter moves it by itself
-            return quantizer.infer(exact_layers.moved(self, x) if is_settled else x, state)
+            return quantizer.infer(integer_layers.moved(self, x) if is_settled else x, state)
 
         return tf.nest.map_structure(settled, inputs)
 

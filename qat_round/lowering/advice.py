@@ -9,7 +9,7 @@ from qat_round.frontend.graph import Part
 _L = keras.layers
 
 
-def _why_not(part: Part) -> str:
+def why_not(part: Part) -> str:
     cls = part.origin.cls
     if cls is keras.layers.Lambda or cls.__name__.endswith("OpLambda"):
         return "a raw operator or Lambda, of which nothing is known; write it as a Keras layer"

@@ -16,7 +16,7 @@ from qat_round.frontend.batch_norm import fold_batch_norms
 from qat_round.frontend.build import make_layer, set_weights
 from qat_round.frontend.graph import Graph, Part, Ref, map_refs
 from qat_round.frontend.to_functional import read_graph, rewritten
-from qat_round.layers import integer_layers as exact_layers
+from qat_round.layers import integer_layers
 from qat_round.layers.int16_layers import WideActivation
 from qat_round.layers.ops import Affine, MatMul, Reduce
 from qat_round.layers.shared_grid import GridClip
@@ -43,9 +43,9 @@ from qat_round.quantizers.sparsity import note_patterns
 __all__ = ["Plan", "build", "lower", "plan"]
 
 PREFIX = "quant_"
-exact_layers.AFFINES.add(Affine)
-exact_layers.PRODUCTS.add(MatMul)
-exact_layers.REDUCTIONS.add(Reduce)
+integer_layers.AFFINES.add(Affine)
+integer_layers.PRODUCTS.add(MatMul)
+integer_layers.REDUCTIONS.add(Reduce)
 
 
 def plan(

@@ -13,7 +13,7 @@ import numpy as np
 
 from qat_round._compat import keras
 from qat_round.frontend.graph import Editor, Part, Ref, Spec
-from qat_round.layers import ops as ours
+from qat_round.layers import ops
 from qat_round.lowering.rules import piece
 
 _L = keras.layers
@@ -49,7 +49,7 @@ def scaled(
     for word, vector in zip(("scale", "offset"), vectors, strict=True):
         if vector is not None:
             host = piece(
-                editor, part, f"{suffix}_{word}", ours.Affine, [vector], **{word: vector.tolist()}
+                editor, part, f"{suffix}_{word}", ops.Affine, [vector], **{word: vector.tolist()}
             )
             x = editor.call(host, x, spec)
     return x

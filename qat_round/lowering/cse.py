@@ -12,10 +12,10 @@ from typing import Any
 
 from qat_round._compat import keras
 from qat_round.frontend.graph import Editor, Graph, Node, Part, Ref, refs_in
-from qat_round.layers import ops as ours
+from qat_round.layers import ops
 
 _L = keras.layers
-_ACTIVATIONS = (_L.Activation, _L.ReLU, _L.LeakyReLU, ours.Clip)
+_ACTIVATIONS = (_L.Activation, _L.ReLU, _L.LeakyReLU, ops.Clip)
 
 
 def one_of_equals(graph: Graph, spec_of: Callable[[Part], Any]) -> Graph:

@@ -15,12 +15,11 @@ import numpy as np
 
 from qat_round._compat import keras
 from qat_round.frontend.graph import Editor, Graph, Node, Part, Ref, Spec
-from qat_round.layers import ops as ours
-from qat_round.layers import ops_time as time
+from qat_round.layers import ops, ops_time
 from qat_round.lowering.channel_scaling import reshaped
 
 _L = keras.layers
-_FOLLOWERS = (_L.BatchNormalization, _L.ReLU, _L.Activation, ours.Clip)
+_FOLLOWERS = (_L.BatchNormalization, _L.ReLU, _L.Activation, ops.Clip)
 
 
 def dense_on_steps(graph: Graph) -> Graph:
@@ -76,13 +75,13 @@ def _merged(editor: Editor, part: Part, x: Ref) -> Ref:
     steps = _as_steps(spec)
     if steps != spec:
         x = reshaped(editor, x, steps, f"{part.name}_lines")
-    return editor.emit(time.MergeTime, x, _flat_spec(spec), f"{part.name}_merged")
+    return editor.emit(ops_time.MergeTime, x, _flat_spec(spec), f"{part.name}_merged")
 
 
 def _split(editor: Editor, part: Part, y: Ref, spec: Spec) -> Ref:
     steps = _as_steps(spec)
     config: Mapping[str, Any] = {"steps": steps.shape[1]}
-    y = editor.emit(time.SplitTime, y, steps, f"{part.name}_by_step", **config)
+    y = editor.emit(ops_time.SplitTime, y, steps, f"{part.name}_by_step", **config)
     return y if steps == spec else reshaped(editor, y, spec, f"{part.name}_back")
 
 

@@ -12,8 +12,7 @@ from typing import Any
 
 from qat_round._compat import keras
 from qat_round.frontend.graph import Editor, Graph, Node, Part, Ref
-from qat_round.layers import ops as ours
-from qat_round.layers import ops_time as time
+from qat_round.layers import ops, ops_time
 from qat_round.numerics.grid import WIDE_BITS
 
 _L = keras.layers
@@ -76,7 +75,7 @@ def _side_by_side(
         shape[axis] = width + size
         wider = dataclasses.replace(spec, shape=tuple(shape))
         sides = [
-            editor.emit(ours.Pad, x, wider, f"{part.name}_{word}_{number}", paddings=room)
+            editor.emit(ops.Pad, x, wider, f"{part.name}_{word}_{number}", paddings=room)
             for x, word, room in (
                 (joined, "left", _room(shape, axis, 0, size)),
                 (ref, "right", _room(shape, axis, width, 0)),
@@ -94,5 +93,5 @@ def _room(shape: Sequence[Any], axis: int, before: int, behind: int) -> list[lis
 
 _OTHERWISE: dict[type, Callable[[Editor, Part, Node], Ref | None]] = {
     _L.Concatenate: _concatenated,
-    time.Stack: _stacked,
+    ops_time.Stack: _stacked,
 }

@@ -13,8 +13,7 @@ from typing import Any
 
 from qat_round._compat import keras
 from qat_round.frontend.graph import Editor, Graph, Node, Part, Ref, map_refs
-from qat_round.layers import ops as ours
-from qat_round.layers import ops_time as time
+from qat_round.layers import ops, ops_time
 from qat_round.layers.int16_layers import Regrid
 from qat_round.lowering.operator_table import is_wide_curve
 from qat_round.numerics.grid import WIDE_BITS
@@ -27,12 +26,12 @@ _WIDENED = {
     _L.Multiply,
     _L.Dropout,
     _L.SpatialDropout1D,
-    ours.Pad,
-    ours.Slice,
-    time.Split,
-    time.Unstack,
-    time.MergeTime,
-    time.SplitTime,
+    ops.Pad,
+    ops.Slice,
+    ops_time.Split,
+    ops_time.Unstack,
+    ops_time.MergeTime,
+    ops_time.SplitTime,
 }
 """What TFLite computes in 16 bits; all else is computed in 8, between two changes of grid."""
 

@@ -14,7 +14,7 @@ from qat_round.frontend.batch_norm import norm_as_affine
 from qat_round.frontend.graph import Editor, Graph, Node, Part, Ref, refs_in
 from qat_round.frontend.patterns import affine_constants, merge_affines
 from qat_round.frontend.split import split_separables
-from qat_round.layers import ops as ours
+from qat_round.layers import ops
 from qat_round.lowering.channel_scaling import as_image, can_be_image
 from qat_round.lowering.cse import one_of_equals
 from qat_round.lowering.flat_dense import dense_on_steps
@@ -95,7 +95,7 @@ def affines_into_hosts(graph: Graph) -> Graph:
     for name, node in editor.walk():
         part = graph.parts[node.part]
         folded = None
-        if part.cls is ours.Affine and has_host(graph, name, consumers, calls):
+        if part.cls is ops.Affine and has_host(graph, name, consumers, calls):
             folded = _fold(editor.part(node.args[0]), part)
         if folded is None:
             editor.keep(name, node)
@@ -149,7 +149,7 @@ def affines_as_depthwise(graph: Graph) -> Graph:
     editor = Editor(graph)
     for name, node in editor.walk():
         part = graph.parts[node.part]
-        made = _as_depthwise(editor, part, node) if part.cls is ours.Affine else None
+        made = _as_depthwise(editor, part, node) if part.cls is ops.Affine else None
         if made is None:
             editor.keep(name, node)
         else:
@@ -178,7 +178,7 @@ def _as_product_and_sum(editor: Editor, part: Part, node: Node) -> Ref:
     for word, value in zip(("scale", "offset"), affine_constants(part), strict=True):
         if value is not None:
             number = {word: np.asarray(value).tolist()}
-            x = editor.emit(ours.Affine, x, node.specs[0], f"{part.name}_{word}", **number)
+            x = editor.emit(ops.Affine, x, node.specs[0], f"{part.name}_{word}", **number)
     return x
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from qat_round._compat import keras
 from qat_round.frontend.graph import Editor, Node, Part, Ref, Spec
-from qat_round.layers import ops as ours
+from qat_round.layers import ops
 from qat_round.layers.ops_math import Divide, Elementwise
 from qat_round.lowering.channel_scaling import reshaped
 from qat_round.lowering.rules import piece, rule
@@ -56,13 +56,13 @@ def _of_steps(editor: Editor, part: Part, node: Node) -> Ref:
     x, name, value = node.args[0], part.name, float(part.config["mask_value"])
     spec = editor.spec(x)
     if value:
-        x = editor.emit(ours.Affine, x, spec, f"{name}_away", offset=-value)
+        x = editor.emit(ops.Affine, x, spec, f"{name}_away", offset=-value)
     size = editor.emit(Elementwise, x, spec, f"{name}_size", kind="abs")
     over: dict[str, Any] = {"kind": "max", "axes": [len(spec.shape) - 1], "keepdims": True}
     narrow = _narrow(spec)
-    most = editor.emit(ours.Reduce, size, narrow, f"{name}_most", **over)
-    sharp = editor.emit(ours.Affine, most, narrow, f"{name}_sharp", scale=_SHARP)
-    return editor.emit(ours.Clip, sharp, narrow, f"{name}_mask", low=0.0, high=1.0)
+    most = editor.emit(ops.Reduce, size, narrow, f"{name}_most", **over)
+    sharp = editor.emit(ops.Affine, most, narrow, f"{name}_sharp", scale=_SHARP)
+    return editor.emit(ops.Clip, sharp, narrow, f"{name}_mask", low=0.0, high=1.0)
 
 
 def _narrow(spec: Spec) -> Spec:
@@ -104,11 +104,11 @@ def _masked_mean(editor: Editor, part: Part, node: Node) -> Ref | None:
     if mask is not None:
         name = part.name
         x = editor.emit(_L.Multiply, [x, mask], whole, f"{name}_counted")
-        mean = editor.emit(ours.Reduce, x, flat, f"{name}_mean", **over)
-        share = editor.emit(ours.Reduce, mask, _narrow(flat), f"{name}_share", **over)
+        mean = editor.emit(ops.Reduce, x, flat, f"{name}_mean", **over)
+        share = editor.emit(ops.Reduce, mask, _narrow(flat), f"{name}_share", **over)
         y = editor.emit(Divide, [mean, share], flat, f"{name}_ratio")
         return y if keep else reshaped(editor, y, spec, name)
-    return editor.emit(ours.Reduce, x, spec, part.name, kind="mean", axes=[1], keepdims=keep)
+    return editor.emit(ops.Reduce, x, spec, part.name, kind="mean", axes=[1], keepdims=keep)
 
 
 def far_below(editor: Editor, part: Part, mask: Ref, shape: tuple[Any, ...], word: str) -> Ref:
@@ -116,4 +116,4 @@ def far_below(editor: Editor, part: Part, mask: Ref, shape: tuple[Any, ...], wor
     wide = Spec(shape, editor.spec(mask).dtype)
     mask = reshaped(editor, mask, wide, f"{part.name}_{word}")
     line = {"scale": FAR, "offset": -FAR}
-    return editor.emit(ours.Affine, mask, wide, f"{part.name}_{word}_bias", **line)
+    return editor.emit(ops.Affine, mask, wide, f"{part.name}_{word}_bias", **line)

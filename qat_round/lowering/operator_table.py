@@ -8,8 +8,7 @@ from typing import Any
 
 from qat_round._compat import keras
 from qat_round.frontend.graph import Graph, Part, Ref
-from qat_round.layers import ops as ours
-from qat_round.layers import ops_time as time
+from qat_round.layers import ops, ops_time
 from qat_round.layers.int16_layers import CURVES, Regrid
 from qat_round.layers.ops_math import Divide, Elementwise, L2Normalize
 from qat_round.quantizers.layer_quantizers import AVERAGES, KEEPS, OWN
@@ -86,17 +85,17 @@ _KINDS: dict[type, Kind] = (
         _L.Softmax: Kind(fixed=_PROBABILITY),
         _L.AveragePooling1D: Kind(grid=AVERAGES),
         _L.AveragePooling2D: Kind(grid=AVERAGES),
-        ours.MatMul: _PLAIN,
+        ops.MatMul: _PLAIN,
         Regrid: _PLAIN,
-        ours.Pad: _MOVED,
-        ours.Slice: _MOVED,
-        ours.DepthToSpace: _MOVED,
-        ours.Unmask: _MOVED,
-        time.Stack: Kind(joins=True),
-        time.Unstack: _MOVED,
-        time.Split: _MOVED,
-        time.MergeTime: _MOVED,
-        time.SplitTime: _MOVED,
+        ops.Pad: _MOVED,
+        ops.Slice: _MOVED,
+        ops.DepthToSpace: _MOVED,
+        ops.Unmask: _MOVED,
+        ops_time.Stack: Kind(joins=True),
+        ops_time.Unstack: _MOVED,
+        ops_time.Split: _MOVED,
+        ops_time.MergeTime: _MOVED,
+        ops_time.SplitTime: _MOVED,
     }
     | dict.fromkeys(
         (
@@ -209,16 +208,16 @@ _SPECIAL: dict[type, Callable[[Mapping[str, Any]], Kind | None]] = {
     _L.UpSampling2D: _resize,
     _L.Resizing: _resize,
     _L.Dot: _dot,
-    ours.Reduce: _reduce,
-    ours.Clip: _clip,
-    ours.Affine: _affine,
+    ops.Reduce: _reduce,
+    ops.Clip: _clip,
+    ops.Affine: _affine,
     _L.ReLU: _relu,
 }
 
 
 def is_grid_clip(part: Part) -> bool:
     """Whether the layer clips to an interval around 0, as the ends of a grid do by themselves."""
-    return part.cls is ours.Clip and _clip(part.config).fixed is not None
+    return part.cls is ops.Clip and _clip(part.config).fixed is not None
 
 
 def is_relu(part: Part) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 from qat_round._compat import keras, tf
 from qat_round.frontend.graph import Graph, Node, Origin, Part, Ref
-from qat_round.lowering.advice import _why_not
+from qat_round.lowering.advice import why_not
 from qat_round.lowering.boundary import edge_parts
 from qat_round.lowering.int16_joins import is_wide
 from qat_round.lowering.operator_table import (
@@ -48,7 +48,7 @@ class Plan:
         graph: a graph of layers as `lower` gives.
         spec: the user's ModelSpec.
         source: the graph as it was read, before any rewrite.
-        preserve: which patterns of the weights last, as `preserve.patterns` gives.
+        preserve: which patterns of the weights last, as `sparsity.patterns` gives.
 
     Attributes:
         inputs: {input part: its RoundingQuantizer}, without those that stay as they are.
@@ -119,7 +119,7 @@ class Plan:
             return LayerQuantizers()
         if kind is None:
             lacks_wide = self._lacks_wide(part, kind_of(part))
-            self.refused[part.name] = _NOT_WIDE if lacks_wide else _why_not(part)
+            self.refused[part.name] = _NOT_WIDE if lacks_wide else why_not(part)
             return self._in_float(part, self.refused[part.name])
         weights = self._weights(part, kind, spec)
         if kind.grid != OWN:

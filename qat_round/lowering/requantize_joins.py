@@ -17,8 +17,7 @@ import collections
 
 from qat_round._compat import keras
 from qat_round.frontend.graph import Editor, Graph, Node, Part, Ref
-from qat_round.layers import ops as ours
-from qat_round.layers import ops_time as time
+from qat_round.layers import ops, ops_time
 from qat_round.lowering.operator_table import has_host, is_grid_clip, is_relu, kind_of
 from qat_round.quantizers.layer_quantizers import AVERAGES, KEEPS, OWN
 
@@ -137,10 +136,10 @@ class _Apart:
             return x
         self.copies[x] += 1
         scale = 1.0 - self.copies[x] * _LITTLE
-        return self.editor.emit(ours.Affine, x, spec, f"{part.name}_held_{number}", scale=scale)
+        return self.editor.emit(ops.Affine, x, spec, f"{part.name}_held_{number}", scale=scale)
 
 
-_BENDING = (keras.layers.ReLU, keras.layers.LeakyReLU, ours.Clip)
+_BENDING = (keras.layers.ReLU, keras.layers.LeakyReLU, ops.Clip)
 _PAIRS = (keras.layers.Add, keras.layers.Multiply, keras.layers.Subtract)
 _RESHAPING = (
     keras.layers.Reshape,
@@ -148,8 +147,8 @@ _RESHAPING = (
     keras.layers.Conv1D,
     keras.layers.DepthwiseConv1D,
     keras.layers.Conv1DTranspose,
-    time.MergeTime,
-    time.SplitTime,
+    ops_time.MergeTime,
+    ops_time.SplitTime,
 )
 _EXTREMES = (keras.layers.Maximum, keras.layers.Minimum)
 _LITTLE = 2.0**-20  # a product with 1 is optimized away, and equal ones are put together

@@ -9,8 +9,7 @@ import numpy as np
 from qat_round._compat import keras
 from qat_round.frontend.graph import Editor, Node, Part, Ref, Spec
 from qat_round.frontend.write_back import JOINERS, Found
-from qat_round.layers import activation_functions as functions
-from qat_round.layers import ops as ours
+from qat_round.layers import activation_functions, ops
 from qat_round.layers.ops_math import Divide, Elementwise
 from qat_round.lowering.channel_scaling import as_image, can_be_image, scaled
 from qat_round.lowering.operator_table import is_relu
@@ -19,7 +18,7 @@ from qat_round.lowering.rules import rule
 _L = keras.layers
 
 
-@rule(ours.HardSigmoid)
+@rule(ops.HardSigmoid)
 def _hard_sigmoid(editor: Editor, part: Part, node: Node) -> Ref:
     return _line_and_clip(editor, part, node, 1.0 / 6.0)
 
@@ -28,14 +27,14 @@ def _line_and_clip(editor: Editor, part: Part, node: Node, scale: float) -> Ref:
     """As an image throughout: a clip is part of the convolution that is right in front of it."""
 
     def use(x: Ref, spec: Spec) -> Ref:
-        line = editor.emit(ours.Affine, x, spec, f"{part.name}_line", scale=scale, offset=0.5)
-        return editor.emit(ours.Clip, line, spec, part.name, low=0.0, high=1.0)
+        line = editor.emit(ops.Affine, x, spec, f"{part.name}_line", scale=scale, offset=0.5)
+        return editor.emit(ops.Clip, line, spec, part.name, low=0.0, high=1.0)
 
     x, spec = node.args[0], node.specs[0]
     return as_image(editor, x, "line", part.name, use) if can_be_image(spec) else use(x, spec)
 
 
-@rule(ours.HardSwish)
+@rule(ops.HardSwish)
 def _hard_swish(editor: Editor, part: Part, node: Node) -> Ref:
     """A gate and a product, whose integer kernels round once each, as the simulation does."""
     gate = dataclasses.replace(part, name=f"{part.name}_gate")
@@ -69,7 +68,7 @@ def _softsign(editor: Editor, part: Part, node: Node) -> Ref:
     """x / (1 + |x|)."""
     x, spec = node.args[0], node.specs[0]
     size = editor.emit(Elementwise, x, spec, f"{part.name}_size", kind="abs")
-    more = editor.emit(ours.Affine, size, spec, f"{part.name}_shift", offset=1.0)
+    more = editor.emit(ops.Affine, size, spec, f"{part.name}_shift", offset=1.0)
     return editor.emit(Divide, [x, more], spec, part.name)
 
 
@@ -84,7 +83,7 @@ def _softplus(editor: Editor, part: Part, node: Node) -> Ref:
 def _log_sigmoid(editor: Editor, part: Part, node: Node) -> Ref:
     """min(x, 0) + log(sigmoid(|x|))."""
     x, spec = node.args[0], node.specs[0]
-    negative = editor.emit(ours.Clip, x, spec, f"{part.name}_negative", high=0.0)
+    negative = editor.emit(ops.Clip, x, spec, f"{part.name}_negative", high=0.0)
     rest = _log_of_share(editor, part, node)
     return editor.emit(_L.Add, [negative, rest], spec, part.name)
 
@@ -119,11 +118,11 @@ def _exponential_unit(editor: Editor, part: Part, node: Node, alpha: float, scal
     x, spec = node.args[0], node.specs[0]
     above = editor.emit(_L.ReLU, x, spec, f"{part.name}_positive")
     if scale != 1.0:
-        above = editor.emit(ours.Affine, above, spec, f"{part.name}_above", scale=scale)
-    negative = editor.emit(ours.Clip, x, spec, f"{part.name}_negative", high=0.0)
+        above = editor.emit(ops.Affine, above, spec, f"{part.name}_above", scale=scale)
+    negative = editor.emit(ops.Clip, x, spec, f"{part.name}_negative", high=0.0)
     power = editor.emit(_L.Activation, negative, spec, f"{part.name}_exp", activation="exponential")
     shifted = {"scale": scale * alpha, "offset": -scale * alpha}
-    below = editor.emit(ours.Affine, power, spec, f"{part.name}_shift", **shifted)
+    below = editor.emit(ops.Affine, power, spec, f"{part.name}_shift", **shifted)
     return editor.emit(_L.Add, [above, below], spec, part.name)
 
 
@@ -132,7 +131,7 @@ def _prelu(editor: Editor, part: Part, node: Node) -> Ref:
     """relu(x) + a min(x, 0)."""
     x, spec = node.args[0], node.specs[0]
     above = editor.emit(_L.ReLU, x, spec, f"{part.name}_positive")
-    negative = editor.emit(ours.Clip, x, spec, f"{part.name}_negative", high=0.0)
+    negative = editor.emit(ops.Clip, x, spec, f"{part.name}_negative", high=0.0)
     below = scaled(editor, part, negative, "slope", scale=part.weights[0])
     return editor.emit(_L.Add, [above, below], spec, part.name)
 
@@ -155,12 +154,12 @@ def _bent_relu(editor: Editor, part: Part, node: Node) -> Ref | None:
     if config.get("threshold") or is_relu(part):
         return None
     if not slope:
-        return editor.emit(ours.Clip, x, spec, part.name, low=0.0, high=float(config["max_value"]))
+        return editor.emit(ops.Clip, x, spec, part.name, low=0.0, high=float(config["max_value"]))
     if most is None:
         return editor.emit(_L.LeakyReLU, x, spec, f"{part.name}_leaky", alpha=slope)
-    above = editor.emit(ours.Clip, x, spec, f"{part.name}_positive", low=0.0, high=float(most))
-    negative = editor.emit(ours.Clip, x, spec, f"{part.name}_negative", high=0.0)
-    below = editor.emit(ours.Affine, negative, spec, f"{part.name}_slope", scale=slope)
+    above = editor.emit(ops.Clip, x, spec, f"{part.name}_positive", low=0.0, high=float(most))
+    negative = editor.emit(ops.Clip, x, spec, f"{part.name}_negative", high=0.0)
+    below = editor.emit(ops.Affine, negative, spec, f"{part.name}_slope", scale=slope)
     return editor.emit(_L.Add, [above, below], spec, part.name)
 
 
@@ -172,5 +171,5 @@ _BY_NAME = {
     "selu": _selu,
     "softplus": _softplus,
     "mish": _mish,
-    functions.log_sigmoid: _log_sigmoid,
+    activation_functions.log_sigmoid: _log_sigmoid,
 }

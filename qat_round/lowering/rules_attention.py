@@ -10,7 +10,7 @@ import numpy as np
 from qat_round._compat import keras
 from qat_round.frontend.graph import Editor, Node, Part, Ref, Spec
 from qat_round.frontend.write_back import JOINERS, Found
-from qat_round.layers import ops as ours
+from qat_round.layers import ops
 from qat_round.layers.ops import MatMul
 from qat_round.lowering.channel_scaling import reshaped, scaled
 from qat_round.lowering.masks import FAR, READERS, far_below, mask_of
@@ -111,7 +111,7 @@ def _weigh(
         if isinstance(bias, Ref):
             scores = editor.emit(_L.Add, [scores, bias], spec, name)
         else:
-            scores = editor.emit(ours.Affine, scores, spec, name, offset=bias)
+            scores = editor.emit(ops.Affine, scores, spec, name, offset=bias)
     weights = editor.emit(_L.Softmax, scores, spec, f"{part.name}_softmax")
     dropped = weights
     if part.config.get("dropout"):

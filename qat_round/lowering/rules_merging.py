@@ -12,7 +12,7 @@ from typing import Any
 
 from qat_round._compat import keras
 from qat_round.frontend.graph import Editor, Node, Part, Ref, Spec
-from qat_round.layers import ops as ours
+from qat_round.layers import ops
 from qat_round.layers.ops_math import L2Normalize
 from qat_round.lowering.rules import rule
 from qat_round.lowering.rules_einsum import permuted
@@ -56,7 +56,7 @@ def _broadcast(a: Spec, b: Spec) -> tuple[Any, ...]:
 def _average(editor: Editor, part: Part, node: Node) -> Ref:
     spec, count = node.specs[0], len(node.args[0])
     total = editor.emit(_L.Add, node.args[0], spec, f"{part.name}_sum")
-    return editor.emit(ours.Affine, total, spec, part.name, scale=1.0 / count)
+    return editor.emit(ops.Affine, total, spec, part.name, scale=1.0 / count)
 
 
 @rule(_L.Dot)

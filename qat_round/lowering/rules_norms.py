@@ -11,7 +11,7 @@ import numpy as np
 from qat_round._compat import keras
 from qat_round.frontend.graph import Editor, Node, Part, Ref, Spec
 from qat_round.frontend.write_back import JOINERS, Found
-from qat_round.layers import ops as ours
+from qat_round.layers import ops
 from qat_round.layers.ops_math import Elementwise, L2Normalize
 from qat_round.lowering.channel_scaling import reshaped, scaled
 from qat_round.lowering.rules import rule
@@ -71,12 +71,12 @@ def _normalized(editor: Editor, part: Part, x: Ref, axes: Sequence[int]) -> Ref:
     narrow = tuple(1 if a in axes else n for a, n in enumerate(spec.shape))
     small = dataclasses.replace(spec, shape=narrow)
     over: dict[str, Any] = {"axes": list(axes), "keepdims": True, "kind": "mean"}
-    mean = editor.emit(ours.Reduce, x, small, f"{name}_mean", **over)
+    mean = editor.emit(ops.Reduce, x, small, f"{name}_mean", **over)
     off = editor.emit(_L.Subtract, [x, mean], spec, f"{name}_centered")
     square = editor.emit(_L.Multiply, [off, off], spec, f"{name}_square")
-    variance = editor.emit(ours.Reduce, square, small, f"{name}_variance", **over)
+    variance = editor.emit(ops.Reduce, square, small, f"{name}_variance", **over)
     epsilon = float(part.config["epsilon"])
-    safe = editor.emit(ours.Affine, variance, small, f"{name}_epsilon", offset=epsilon)
+    safe = editor.emit(ops.Affine, variance, small, f"{name}_epsilon", offset=epsilon)
     inverse = editor.emit(Elementwise, safe, small, f"{name}_inverse", kind="rsqrt")
     return editor.emit(_L.Multiply, [off, inverse], spec, f"{name}_normalized")
 

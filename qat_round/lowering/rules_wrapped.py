@@ -16,8 +16,7 @@ from qat_round.frontend.graph import Editor, Graph, Node, Part, Ref, Spec, free_
 from qat_round.frontend.read import part_names, read, read_layer
 from qat_round.frontend.trace import is_functional
 from qat_round.frontend.write_back import JOINERS, Found
-from qat_round.layers import ops as ours
-from qat_round.layers import ops_time as time
+from qat_round.layers import ops, ops_time
 from qat_round.lowering.rules import piece, rule
 from qat_round.lowering.unroll import can_unroll, given_inputs, is_forced
 
@@ -42,7 +41,7 @@ def _bidirectional(editor: Editor, part: Part, node: Node) -> list[Ref] | None:
     )
     if sides["backward"].config["return_sequences"]:
         backwards = [[None, None, -1]]
-        z = editor.emit(ours.Slice, z, editor.spec(z), f"{part.name}_reversed", slices=backwards)
+        z = editor.emit(ops.Slice, z, editor.spec(z), f"{part.name}_reversed", slices=backwards)
     return [*_merged(editor, part, node, y, z), *ahead, *back]
 
 
@@ -154,7 +153,7 @@ def _time_distributed(editor: Editor, part: Part, node: Node) -> Ref | None:
     if y is None:
         return None
     steps = {"steps": spec.shape[1]}
-    return editor.emit(time.SplitTime, y, node.specs[0], f"{part.name}_by_step", **steps)
+    return editor.emit(ops_time.SplitTime, y, node.specs[0], f"{part.name}_by_step", **steps)
 
 
 def _on_all_steps(editor: Editor, part: Part, layer: Any, node: Node) -> Ref | None:
@@ -174,10 +173,10 @@ def _unwrap(editor: Editor, part: Part, layer: Any) -> None:
 
 def _merged_time(editor: Editor, part: Part, x: Ref) -> Ref:
     """The steps as examples; what was split just before is taken as it was."""
-    if editor.part(x).cls is time.SplitTime:
+    if editor.part(x).cls is ops_time.SplitTime:
         return editor.nodes[x.node].args[0]
     spec = _flat_spec(editor.spec(x))
-    return editor.emit(time.MergeTime, x, spec, f"{part.name}_merged")
+    return editor.emit(ops_time.MergeTime, x, spec, f"{part.name}_merged")
 
 
 def _flat_spec(spec: Spec) -> Spec:

@@ -11,8 +11,7 @@ import numpy as np
 from qat_round._compat import keras
 from qat_round.frontend.activations import as_layer
 from qat_round.frontend.graph import Editor, Node, Part, Ref, Spec, free_name
-from qat_round.layers import ops as ours
-from qat_round.layers import ops_time as time
+from qat_round.layers import ops, ops_time
 from qat_round.layers.int16_layers import CURVES
 from qat_round.lowering.rules import piece
 from qat_round.numerics.grid import WIDE_BITS
@@ -53,11 +52,11 @@ class Unroll:
         self._others = [] if mask is None else self._by_step("unmask", self._opposite(mask))
 
     def _opposite(self, mask: Ref) -> Ref:
-        return self.apply("unmask", ours.Affine, mask, (self.steps, 1), scale=-1.0, offset=1.0)
+        return self.apply("unmask", ops.Affine, mask, (self.steps, 1), scale=-1.0, offset=1.0)
 
     def _by_step(self, name: str, x: Ref) -> list[Ref]:
         """The steps of [b, t, 1], in the order in which they run."""
-        unstack = self._piece(f"{name}_by_step", time.Unstack)
+        unstack = self._piece(f"{name}_by_step", ops_time.Unstack)
         steps = call_many(self.editor, unstack, x, [self._spec(1)] * self.steps)
         return steps[::-1] if self.config.get("go_backwards") else steps
 
@@ -117,7 +116,7 @@ class Unroll:
 
         One matrix product each for all steps at once.
         """
-        flat = self.apply("input_steps", time.MergeTime, self._dropped(self.x), self.features)
+        flat = self.apply("input_steps", ops_time.MergeTime, self._dropped(self.x), self.features)
         by_name = {name: self._projected(name, flat, kernels[name], biases) for name in kernels}
         steps = [{name: refs[t] for name, refs in by_name.items()} for t in range(self.steps)]
         return steps[::-1] if self.config.get("go_backwards") else steps
@@ -127,8 +126,10 @@ class Unroll:
     ) -> list[Ref]:
         size = kernel.shape[-1]
         y = self.dense(f"input_{name}", flat, kernel, biases.get(name))
-        y = self.apply(f"{name}_by_step", time.SplitTime, y, (self.steps, size), steps=self.steps)
-        unstack = self._piece(f"{name}_steps", time.Unstack)
+        y = self.apply(
+            f"{name}_by_step", ops_time.SplitTime, y, (self.steps, size), steps=self.steps
+        )
+        unstack = self._piece(f"{name}_steps", ops_time.Unstack)
         return call_many(self.editor, unstack, y, [self._spec(size)] * self.steps)
 
     def _dropped(self, x: Ref) -> Ref:
@@ -146,8 +147,8 @@ class Unroll:
         """The layer's activation, `which` being its name in the config."""
         value = self.config[which]
         if value == "hard_sigmoid":  # Keras 2's, clip(0.2 x + 0.5, 0, 1)
-            x = self.apply(f"{suffix}_line", ours.Affine, x, size, scale=0.2, offset=0.5)
-            return self.apply(suffix, ours.Clip, x, size, low=0.0, high=1.0)
+            x = self.apply(f"{suffix}_line", ops.Affine, x, size, scale=0.2, offset=0.5)
+            return self.apply(suffix, ops.Clip, x, size, low=0.0, high=1.0)
         cls, config = as_layer(value)
         own = {key: v for key, v in config.items() if key not in ("name", "dtype", "trainable")}
         return self.apply(suffix, cls, x, size, **own)
@@ -159,13 +160,13 @@ class Unroll:
         then (the converter loses the grids of outputs that nobody reads), so that they are sliced.
         """
         if len(wanted) == count:
-            cut = self._piece("gate", time.Split, sizes=[self.units] * count)
+            cut = self._piece("gate", ops_time.Split, sizes=[self.units] * count)
             return call_many(self.editor, cut, x, [self._spec(self.units)] * count)
         return [self._gate(x, number) for number in wanted]
 
     def _gate(self, x: Ref, number: int) -> Ref:
         ends = [number * self.units, (number + 1) * self.units, None]
-        return self.apply(f"gate_{number}", ours.Slice, x, self.units, slices=[ends])
+        return self.apply(f"gate_{number}", ops.Slice, x, self.units, slices=[ends])
 
     def add(self, suffix: str, a: Ref, b: Ref, size: int | None = None) -> Ref:
         """a + b."""
@@ -182,13 +183,13 @@ class Unroll:
     def zeros(self, like: Ref, size: int) -> Ref:
         """An exact zero for each unit: what padding adds to a tensor of so many values."""
         end = size + self.units
-        padded = self.apply("zero_pad", ours.Pad, like, end, paddings=[[0, self.units]])
-        return self.apply("zero", ours.Slice, padded, self.units, slices=[[size, end, None]])
+        padded = self.apply("zero_pad", ops.Pad, like, end, paddings=[[0, self.units]])
+        return self.apply("zero", ops.Slice, padded, self.units, slices=[[size, end, None]])
 
     def stack(self, steps: Sequence[Ref]) -> Ref:
         """The steps' tensors as a sequence."""
         size = (self.steps, self.units)
-        return self.apply("sequence", time.Stack, list(steps), size)
+        return self.apply("sequence", ops_time.Stack, list(steps), size)
 
 
 def warn_of_many(steps: int) -> None:

@@ -14,7 +14,7 @@ from qat_round._tables import as_text
 from qat_round.files.tflite_file import TFLiteFile
 from qat_round.frontend.graph import Graph, Node, Part, refs_in
 from qat_round.layers.ops import MatMul
-from qat_round.lowering import build as integer
+from qat_round.lowering.build import plan
 from qat_round.quantizers.model_spec import ModelSpec, as_model_spec
 from qat_round.quantizers.spec import LayerSpec
 
@@ -116,7 +116,7 @@ def coverage(
         >>> [(row.name, row.outcome) for row in coverage(model).layers]
         [('unit', 'rewritten')]
     """
-    planned = integer.plan(model, as_model_spec(spec, **settings), safe_mode)
+    planned = plan(model, as_model_spec(spec, **settings), safe_mode)
     pieces: dict[str, list[Part]] = {name: [] for name in planned.source.parts}
     for part in planned.graph.parts.values():
         pieces[part.origin.name].append(part)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qat_round._compat import QuantizeScheme
-from qat_round.lowering import build as integer
+from qat_round.lowering.build import build, plan
 from qat_round.models.annotate import (
     _annotated,
     _apply,
@@ -129,10 +129,10 @@ def _planned(
     folded: bool,
 ) -> Any:
     _refuse_quantized(model, "quantize_model")
-    planned = integer.plan(model, spec, safe_mode, preserve, folded)
+    planned = plan(model, spec, safe_mode, preserve, folded)
     if planned.refused and unsupported == "error":
         raise UnsupportedLayers(planned.refused_layers())
-    quantized = integer.build(planned)
+    quantized = build(planned)
     set_weight_ranges(quantized)
     return quantized
 

@@ -2,7 +2,7 @@
 
 Each has `levels(step)`, its values as whole numbers of the step of the grid that they go to. With
 no `ties` that is XNNPACK's arithmetic, else that of TFLite's other kernels, by its name in
-`fixed_point`; what each set of kernels has is in `kernel_sets`.
+`requantize`; what each set of kernels has is in `kernel_sets`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Sums(NamedTuple):
         step_in: the input's step, ().
         step_w: the other factor's, () or (channels,).
         bias: what is added, in real units, or None.
-        ties: "" where the kernel rounds once, halves to even; else see `fixed_point`.
+        ties: "" where the kernel rounds once, halves to even; else see `requantize`.
         precision: in which a kernel that rounds otherwise computes step_in step_w / step_out:
             "double"; "product": step_in step_w in float32; "float": all of it.
     """
@@ -125,7 +125,7 @@ class Mean(NamedTuple):
         count: of how many.
         step: theirs.
         zero: their zero point, as a signed integer.
-        ties: "" for XNNPACK, else see `fixed_point`.
+        ties: "" for XNNPACK, else see `requantize`.
         is_raw: whether another kernel adds levels with the zero point in them too, and takes it out
             of what is rounded.
     """

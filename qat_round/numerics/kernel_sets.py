@@ -1,7 +1,7 @@
 """Which kernels may compute a file, and how each of them rounds: the table that inference reads.
 
 XNNPACK, which TFLite runs by default, rounds sums once. TFLite's other kernels scale them down by a
-whole number of 31 bits and round twice (see `fixed_point`), but not all alike. Found by comparing
+whole number of 31 bits and round twice (see `requantize`), but not all alike. Found by comparing
 every integer of files with the kernels' own, scales that are powers of two among them, whose sums
 often are halves (LiteRT 2.3 and tflite-micro of October 2026 on x86).
 """
@@ -22,9 +22,9 @@ _FEW = 4  # bits of weights that are stored as INT4
 
 
 class Roundings(NamedTuple):
-    """How a set of kernels rounds, by kind of operator: a name of `fixed_point.SCALINGS`.
+    """How a set of kernels rounds, by kind of operator: a name of `requantize.SCALINGS`.
 
-    Where it is "", the operator rounds as XNNPACK does, which `pending` describes.
+    Where it is "", the operator rounds as XNNPACK does, which `accumulators` describes.
 
     Args:
         given: the model's input; "away": x / step, halves away from zero.

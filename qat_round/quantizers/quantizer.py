@@ -60,7 +60,7 @@ class RoundingQuantizer(Quantizer):
         off_ties: lower the end of a range whose 0 lies midway between two levels, as that of -1..1
             does: evenly spaced values (pixels) would land on halves there, which Keras and TFLite
             round by their last bits.
-        rate: how many steps of the optimizer one step is to be, for weights; see `pace`.
+        rate: how many steps of the optimizer one step is to be, for weights; see `weight_lr_scale`.
 
     Raises:
         ValueError: for bits outside of 2..16, an unknown rounder or range, or a rate that is not

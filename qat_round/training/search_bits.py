@@ -11,7 +11,7 @@ import numpy as np
 from qat_round._compat import tf
 from qat_round._tables import as_text
 from qat_round._validate import whole
-from qat_round.lowering import build as integer
+from qat_round.lowering.build import PREFIX, plan
 from qat_round.models.inputs import batches
 from qat_round.models.quantize import quantize_model
 from qat_round.quantizers.model_spec import as_model_spec
@@ -126,7 +126,7 @@ def _weights_by_layer(
         if tensor.variable is None:
             continue
         if found[tensor.path] == widths[0] and (tensor.bits == 8 or widths[0] == 8):
-            name = names[tensor.layer.name.removeprefix(integer.PREFIX)]
+            name = names[tensor.layer.name.removeprefix(PREFIX)]
             groups.setdefault(name, []).append(tensor)
         else:
             settled += stored_bytes(_count(tensor), tensor.bits)
@@ -136,7 +136,7 @@ def _weights_by_layer(
 def _layer_names(model: Any, settings: dict[str, Any]) -> dict[str, str]:
     """Each layer of the quantized model -> the layer of the user's that it is made from."""
     spec = as_model_spec(None, **{k: v for k, v in settings.items() if k == "overrides"})
-    planned = integer.plan(model, spec, settings.get("safe_mode", True))
+    planned = plan(model, spec, settings.get("safe_mode", True))
     return {name: part.origin.name for name, part in planned.graph.parts.items()}
 
 
