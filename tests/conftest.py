@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import pathlib
+import shutil
 import subprocess
 
-import nets
+import numpy as np
 import pytest
 
 import qat_round as qr
+from qat_round.cli.main import main
+from tests.models import nets
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -81,3 +84,49 @@ def converted(tuned):
         return qr.export_tflite(tuned(rounder), io=io)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def low(float_net, pictures):
+    """The float network in 2 and 4 bits, calibrated; not to be changed."""
+    return qr.calibrate(qr.quantize_model(float_net, recipe="w2a4"), pictures[0][:128], "mse")
+
+
+@pytest.fixture(scope="module")
+def quantized():
+    """Quantized, never calibrated; every test leaves it so."""
+    return qr.quantize_model(nets.dense_net(), "sine")
+
+
+@pytest.fixture(scope="module")
+def calibrated():
+    return qr.calibrate(qr.quantize_model(nets.dense_net()), nets.vectors())
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory, float_net, pictures):
+    """A folder with a float model, data, a recipe for two epochs, and what `run` made of it."""
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        float_net.save("net.keras")
+        np.savez("data.npz", x=pictures[0], y=pictures[1])
+        assert main(["init", "net.keras"]) == 0
+        text = pathlib.Path("recipe.toml").read_text()
+        text = text.replace("epochs = 3", "epochs = 2").replace("html = true", "html = false")
+        pathlib.Path("recipe.toml").write_text(text)
+        assert main(["run", "recipe.toml"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(finished_run, tmp_path_factory):
+    """A copy of it, to which the tests of a file may add."""
+    return shutil.copytree(finished_run, tmp_path_factory.mktemp("place") / "run")
+
+
+@pytest.fixture
+def here(place, monkeypatch):
+    """The same, as the working folder."""
+    monkeypatch.chdir(place)
+    return place

@@ -7,12 +7,12 @@ import re
 import subprocess
 import sys
 
-import nets
 import pytest
 
 import qat_round as qr
 from qat_round.lowering import register_layer
 from qat_round.rounding import registry
+from tests.models import nets
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = ["README.md", "CONTRIBUTING.md"] + [
@@ -71,6 +71,17 @@ def test_every_link_leads_to_a_file(page):
     here = (ROOT / page).parent
     links = re.findall(r"\]\((?!https?://)([^)#]+)", (ROOT / page).read_text())
     assert [link for link in links if not (here / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", LINKED)
+def test_the_files_that_a_page_names_are_there(page):
+    text = (ROOT / page).read_text()
+    named = set(re.findall(r"`(?:\w+=\w+ )?pytest ([^`]*)`", text))
+    files = [f"tests/{word}" for words in named for word in words.split() if word.endswith(".py")]
+    files += re.findall(r"\b((?:tests|benchmarks|tools|examples|qat_round)/[\w/]+\.\w+)", text)
+    modules = re.findall(r"python -m ((?:tests|benchmarks)[\w.]+)", text)
+    files += [name.replace(".", "/") + ".py" for name in modules]
+    assert [name for name in files if not (ROOT / name).exists()] == []
 
 
 def test_the_reference_has_every_public_name():

@@ -2,10 +2,10 @@
 
 usage: python tools/fuzz_models.py [--seconds 60] [--seed 0]
 
-The graphs are those of tests/random_graphs.py, with fewer tensors. A model that is refused with an
-error for a person is counted as such. A failure is any other error, an operator in float, an
-operator more than one step from what it should give for its own inputs, or an output further than
-LIMIT steps from Keras. Prints cases, failures and seeds; exits 1 if there are failures.
+The graphs are those of tests/models/random_graphs.py, with fewer tensors. A model that is refused
+with an error for a person is counted as such. A failure is any other error, an operator in float,
+an operator more than one step from what it should give for its own inputs, or an output further
+than LIMIT steps from Keras. Prints cases, failures and seeds; exits 1 if there are failures.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import time
 import warnings
 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 ONE, LIMIT = 1.001, 3.001  # steps, with the slack of a float comparison
 SIZES = (2, 6)  # tensors: from, and below
@@ -27,7 +27,7 @@ SIZES = (2, 6)  # tensors: from, and below
 
 def verdict(seed: int) -> tuple[str, str]:
     """ "near", "refused" or "failed", and what was wrong."""
-    from random_graphs import figures
+    from tests.models.random_graphs import figures
 
     try:
         found = figures(seed, SIZES)
