@@ -60,56 +60,56 @@ lint: .venv/.ready  ## Format, lint, types.
 	$(BIN)/mypy
 
 coverage: .venv/.ready  ## What becomes integer-only: 17 networks and every layer, stock TFMOT, ours, post-training (long).
-	$(BIN)/python benchmarks/coverage.py
-	$(BIN)/python benchmarks/coverage.py --keras3 --results keras3
-	$(BIN)/python benchmarks/coverage.py --layers --together --results layers
-	$(BIN)/python benchmarks/random_graphs.py
+	$(BIN)/python -m benchmarks.coverage.run
+	$(BIN)/python -m benchmarks.coverage.run --keras3 --results keras3
+	$(BIN)/python -m benchmarks.coverage.run --layers --together --results layers
+	$(BIN)/python -m benchmarks.coverage.random_graphs
 
 sparse: .venv/.ready  ## Pruned and clustered models through QAT, ours beside TFMOT's PQAT and CQAT (minutes).
-	$(BIN)/python benchmarks/sparse.py
+	$(BIN)/python -m benchmarks.accuracy.sparse
 
 bench: .venv/.ready  ## Speed and memory: kernels, training steps, start-up, growth (hours; alone on the machine).
-	$(BIN)/python benchmarks/bandwidth.py
-	$(BIN)/python benchmarks/kernels.py --dtypes float32
-	$(BIN)/python benchmarks/kernels.py --dtypes bfloat16 --sizes 1e4 1e6 1e7 --name kernels_bfloat16
-	$(BIN)/python benchmarks/kernels.py --dtypes float32 --sizes 1e5 1e6 1e7 --rounds 3 --memory --name kernels_memory
-	$(BIN)/python benchmarks/steps.py --batches 32 --rounders ste sigmoid sine
-	$(BIN)/python benchmarks/steps.py --batches 8 --rounders ste sigmoid sine --steady-only --nets small mobilenet_v2_0.35 mobilenet_v2_1.0 --name steps_batch8
-	$(BIN)/python benchmarks/steps.py --nets small mobilenet_v2_0.35 --batches 32 --rounders ste sigmoid sine --parts --no-learned --steady-only --name profile
-	$(BIN)/python benchmarks/modes.py
-	$(BIN)/python benchmarks/startup.py
-	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python -m benchmarks.speed.bandwidth
+	$(BIN)/python -m benchmarks.speed.kernels --dtypes float32
+	$(BIN)/python -m benchmarks.speed.kernels --dtypes bfloat16 --sizes 1e4 1e6 1e7 --name kernels_bfloat16
+	$(BIN)/python -m benchmarks.speed.kernels --dtypes float32 --sizes 1e5 1e6 1e7 --rounds 3 --memory --name kernels_memory
+	$(BIN)/python -m benchmarks.speed.steps --batches 32 --rounders ste sigmoid sine
+	$(BIN)/python -m benchmarks.speed.steps --batches 8 --rounders ste sigmoid sine --steady-only --nets small mobilenet_v2_0.35 mobilenet_v2_1.0 --name steps_batch8
+	$(BIN)/python -m benchmarks.speed.steps --nets small mobilenet_v2_0.35 --batches 32 --rounders ste sigmoid sine --parts --no-learned --steady-only --name profile
+	$(BIN)/python -m benchmarks.speed.modes
+	$(BIN)/python -m benchmarks.speed.startup
+	$(BIN)/python -m benchmarks.speed.scaling
 
 bench-gpu: .venv/.ready  ## Kernels and steps where there is a GPU.
-	$(BIN)/python benchmarks/kernels.py --memory --name kernels_gpu
-	$(BIN)/python benchmarks/steps.py --name steps_gpu
+	$(BIN)/python -m benchmarks.speed.kernels --memory --name kernels_gpu
+	$(BIN)/python -m benchmarks.speed.steps --name steps_gpu
 
 bench-accuracy: .venv/.ready  ## Accuracy at low bits, on real data; goes on where it stopped (hours).
-	$(BIN)/python benchmarks/accuracy.py recipes
-	$(BIN)/python benchmarks/accuracy.py rounders --seeds 10
-	$(BIN)/python benchmarks/accuracy.py w2a4_rounders
-	$(BIN)/python benchmarks/accuracy.py seed_methods --seeds 3
-	$(BIN)/python benchmarks/accuracy.py ablation --seeds 3
-	$(BIN)/python benchmarks/accuracy.py slow_ranges --only "w2a2/1 recipe" "w2a4/1 recipe" --no-files
+	$(BIN)/python -m benchmarks.accuracy.run recipes
+	$(BIN)/python -m benchmarks.accuracy.run rounders --seeds 10
+	$(BIN)/python -m benchmarks.accuracy.run w2a4_rounders
+	$(BIN)/python -m benchmarks.accuracy.run seed_methods --seeds 3
+	$(BIN)/python -m benchmarks.accuracy.run ablation --seeds 3
+	$(BIN)/python -m benchmarks.accuracy.run slow_ranges --only "w2a2/1 recipe" "w2a4/1 recipe" --no-files
 	for net in separable residual mlp; do \
-	  $(BIN)/python benchmarks/accuracy.py recipes --net $$net --seeds 2 --only w8a8 w4a8 w2a2 || exit; done
-	$(BIN)/python benchmarks/accuracy.py rounders --data digits --seeds 10 --no-files
-	$(BIN)/python benchmarks/accuracy.py rounders --data words --net along_time --seeds 10 --no-files
-	$(BIN)/python benchmarks/adaround.py
-	$(BIN)/python benchmarks/adaround.py --data tumours --nets mlp
+	  $(BIN)/python -m benchmarks.accuracy.run recipes --net $$net --seeds 2 --only w8a8 w4a8 w2a2 || exit; done
+	$(BIN)/python -m benchmarks.accuracy.run rounders --data digits --seeds 10 --no-files
+	$(BIN)/python -m benchmarks.accuracy.run rounders --data words --net along_time --seeds 10 --no-files
+	$(BIN)/python -m benchmarks.accuracy.adaround
+	$(BIN)/python -m benchmarks.accuracy.adaround --data tumours --nets mlp
 
 PEERS := tfmot_nbit qkeras_auto mct_qat
 PEERS_PYTHON ?= python3.11
 
 bench-peers: .venv/.ready  ## The same by TFMOT's n-bit scheme, QKeras and MCT, each in artifacts/peers (an hour, network).
-	$(BIN)/python benchmarks/peers/float_weights.py
+	$(BIN)/python -m benchmarks.peers.float_weights
 	for peer in $(PEERS); do env=artifacts/peers/$$peer; \
 	  $(PEERS_PYTHON) -m venv $$env && $$env/bin/python -m pip install --quiet -r benchmarks/peers/$$peer.txt && \
-	  $$env/bin/python benchmarks/peers/$$peer.py || exit; done
-	$(BIN)/python benchmarks/peers/table.py
+	  $$env/bin/python -m benchmarks.peers.$$peer || exit; done
+	$(BIN)/python -m benchmarks.peers.table
 
 bench-devices: .venv/.ready  ## Every kind of file on every runtime, against Keras; and Vela (a quarter of an hour).
-	$(BIN)/python benchmarks/devices.py
+	$(BIN)/python -m benchmarks.devices.run
 
 clean:  ## Removes the environment and all that was built.
 	rm -rf .venv build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache artifacts

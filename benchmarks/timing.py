@@ -29,7 +29,8 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # `in_new_process` needs some, too
 
 _GPU = "GPU:0"
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 class Time(NamedTuple):
@@ -102,10 +103,9 @@ def copy_seconds(n_bytes: int, rounds: int = 7) -> float:
 
 
 def in_new_process(module: str, *arguments: Any) -> dict[str, Any]:
-    """What `python module.py arguments` prints last, read as JSON."""
-    path = Path(__file__).parent / f"{module}.py"
-    command = [sys.executable, str(path), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    """What `python -m benchmarks.module arguments` prints last, read as JSON."""
+    command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         return {"error": done.stderr.strip().splitlines()[-1][:200]}
     return json.loads(done.stdout.strip().splitlines()[-1])
@@ -227,7 +227,7 @@ def _processor() -> str:
 
 def _commit() -> str:
     """The commit that ran, with a `+` where the tree holds more than it."""
-    git = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--exclude=*", "--dirty=+"]
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--exclude=*", "--dirty=+"]
     return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
 
 

@@ -24,7 +24,13 @@ NEEDS = {  # modules of extras
     "docs/formats.md": ("tf2onnx", "onnxruntime"),
     "docs/report.md": ("jinja2", "matplotlib"),
 }
-LINKED = sorted({*PAGES, *(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))})
+LINKED = sorted(
+    {
+        "benchmarks/README.md",
+        *PAGES,
+        *(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md")),
+    }
+)
 
 
 def python_blocks(page: str) -> list[str]:
@@ -78,8 +84,8 @@ def test_the_files_that_a_page_names_are_there(page):
     text = (ROOT / page).read_text()
     named = set(re.findall(r"`(?:\w+=\w+ )?pytest ([^`]*)`", text))
     files = [f"tests/{word}" for words in named for word in words.split() if word.endswith(".py")]
-    files += re.findall(r"\b((?:tests|benchmarks|tools|examples|qat_round)/[\w/]+\.\w+)", text)
-    modules = re.findall(r"python -m ((?:tests|benchmarks)[\w.]+)", text)
+    files += re.findall(r"\b((?:tests|benchmarks|tools|examples|qat_round)/[a-z_0-9/]+\.\w+)", text)
+    modules = re.findall(r"python -m ((?:tests|benchmarks)[a-z_0-9.]+)", text)
     files += [name.replace(".", "/") + ".py" for name in modules]
     assert [name for name in files if not (ROOT / name).exists()] == []
 

@@ -1,7 +1,7 @@
-"""What all peers share: the net, its float weights, the protocol of accuracy.py, and the log.
+"""What all peers share: the net, its float weights, the protocol of `accuracy.run`, and the log.
 
 Each peer runs in an environment of its own (its requirements file), without qat_round, and starts
-from the float weights that `float_weights.py` wrote: the very nets that accuracy.py quantizes.
+from the float weights that `float_weights.py` wrote: the very nets that `accuracy.run` quantizes.
 """
 
 from __future__ import annotations
@@ -9,30 +9,28 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-HERE = pathlib.Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+from benchmarks.accuracy.data import Data, mnist5k
 
-from accuracy_data import Data, mnist5k  # noqa: E402
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 BITS = {"w4a4": (4, 4), "w3a3": (3, 3), "w2a4": (2, 4), "w2a2": (2, 2)}
 CALIBRATION, BATCH, EPOCHS, RATE = 512, 64, 8, 1e-3
 FILTERS_AND_STRIDES = ((16, 2), (32, 2), (32, 1))
-WEIGHTS = HERE.parent.parent / "artifacts" / "float_nets"
-LOG = HERE.parent / "results" / "peers.jsonl"
+WEIGHTS = ROOT / "artifacts" / "float_nets"
+LOG = ROOT / "benchmarks" / "results" / "peers.jsonl"
 
 Run = Callable[[list[np.ndarray], tuple[int, int], Data], dict[str, Any]]
 """Gives accuracies from (float weights in Keras's order, bits of weights and activations, data)."""
 
 
 def float_net(keras: Any, weights: list[np.ndarray]) -> Any:
-    """The plain net of accuracy_nets.py in the given Keras, with its trained weights."""
+    """The plain net of `accuracy.nets` in the given Keras, with its trained weights."""
     layers = keras.layers
     inputs = x = keras.Input((28, 28, 1))
     for filters, strides in FILTERS_AND_STRIDES:

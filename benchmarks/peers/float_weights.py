@@ -1,6 +1,6 @@
-"""Writes the weights of accuracy.py's float nets to where the peers read them.
+"""Writes the weights of `accuracy.run`'s float nets to where the peers read them.
 
-python benchmarks/peers/float_weights.py --seeds 3
+python -m benchmarks.peers.float_weights --seeds 3
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ import sys
 
 import numpy as np
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from benchmarks.accuracy.run import float_net
 
-from accuracy import float_net  # noqa: E402
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def main() -> int:

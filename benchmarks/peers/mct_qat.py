@@ -14,13 +14,14 @@ from typing import Any
 import model_compression_toolkit as mct
 import numpy as np
 import tensorflow as tf
-from common import BATCH, CALIBRATION, Data, accuracy, fine_tune, float_net, main
 from model_compression_toolkit.core import CoreConfig, CustomOpsetLayers, QuantizationConfig
 from model_compression_toolkit.target_platform_capabilities import QuantizationMethod
 from model_compression_toolkit.target_platform_capabilities.constants import BIAS_ATTR, KERNEL_ATTR
 from model_compression_toolkit.target_platform_capabilities.schema import (
     mct_current_schema as schema,
 )
+
+from benchmarks.peers.common import BATCH, CALIBRATION, Data, accuracy, fine_tune, float_net, main
 
 keras = tf.keras
 Names = schema.OperatorSetNames

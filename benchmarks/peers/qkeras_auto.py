@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from common import (
+from qkeras import QActivation, QConv2D, QDense, quantized_bits, quantized_relu
+
+from benchmarks.peers.common import (
     CALIBRATION,
     FILTERS_AND_STRIDES,
     Data,
@@ -22,7 +24,6 @@ from common import (
     main,
     with_exact_statistics,
 )
-from qkeras import QActivation, QConv2D, QDense, quantized_bits, quantized_relu
 
 keras = tf.keras
 layers = keras.layers

@@ -1,6 +1,6 @@
 """Writes benchmarks/results/peers.md from peers.jsonl and our own rows in accuracy.jsonl.
 
-python benchmarks/peers/table.py
+python -m benchmarks.peers.table
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ from typing import Any
 
 import numpy as np
 
-RESULTS = pathlib.Path(__file__).resolve().parent.parent / "results"
+RESULTS = pathlib.Path(__file__).resolve().parents[1] / "results"
 BITS = ("w4a4", "w3a3", "w2a4", "w2a2")
 INTRODUCTION = """\
 # Peers at low bits
 
-Made by `make bench-peers`: MNIST-5k, the plain net of `accuracy.py`, the same float weights, split,
-epochs, optimizer and rates for all; each tool in an environment of its own, by its own advice
-(`benchmarks/peers/`, a script and a requirements file for each). Hard-quantized test accuracy in
-percent, mean +- standard deviation over the seeds, as the tool leaves the model; in brackets with
-batch-norm statistics recomputed exactly over the training set, which of these tools only qat_round
-does by itself (`qr.reestimate_batch_norm`): its own figure is the one in brackets. MCT folds batch
-norm first. Input and logits have 8 bits, but with TFMOT's scheme, which has one width for all.
+Made by `make bench-peers`: MNIST-5k, the plain net of `benchmarks.accuracy`, the same float
+weights, split, epochs, optimizer and rates for all; each tool in an environment of its own, by its
+own advice (`benchmarks/peers/`, a script and a requirements file for each). Hard-quantized test
+accuracy in percent, mean +- standard deviation over the seeds, as the tool leaves the model; in
+brackets with batch-norm statistics recomputed exactly over the training set, which of these tools
+only qat_round does by itself (`qr.reestimate_batch_norm`): its own figure is the one in brackets.
+MCT folds batch norm first. Input and logits have 8 bits, but with TFMOT's scheme, which has one
+width for all.
 """
 
 

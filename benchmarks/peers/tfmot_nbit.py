@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 import tensorflow_model_optimization as tfmot
 import tf_keras as keras
-from common import Data, accuracy, fine_tune, float_net, main, with_exact_statistics
+
+from benchmarks.peers.common import (
+    Data,
+    accuracy,
+    fine_tune,
+    float_net,
+    main,
+    with_exact_statistics,
+)
 
 tfmot_keras = tfmot.quantization.keras
 n_bit = tfmot_keras.experimental.default_n_bit

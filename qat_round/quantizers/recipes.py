@@ -1,6 +1,6 @@
 """Whole-model recipes: named, plain data, from which a `ModelSpec` is made.
 
-Each is the best combination found by `benchmarks/accuracy.py`; see docs/choosing.md.
+Each is the best combination found by `benchmarks/accuracy/run.py`; see docs/choosing.md.
 """
 
 from __future__ import annotations

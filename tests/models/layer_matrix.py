@@ -1,7 +1,7 @@
 """One small model for each built-in layer that TFLite can compute in integers.
 
 `ROWS` gives, by name, a function that makes (float model, inputs). Tests and
-`benchmarks/coverage.py` go through them.
+`benchmarks/coverage/run.py` go through them.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Sixty random graphs: integer-only, and how near the file is to Keras.
 
-    python benchmarks/random_graphs.py             seeds 0 to 59
-    python benchmarks/random_graphs.py 3 17        these seeds alone, printed and not saved
+    python -m benchmarks.coverage.random_graphs             seeds 0 to 59
+    python -m benchmarks.coverage.random_graphs 3 17        these seeds alone, printed and not saved
 
-The graphs are those of tests/random_graphs.py, measured in one process.
+The graphs are those of tests/models/random_graphs.py, measured in one process.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from timing import save, table
+from benchmarks.timing import save, table
 
 SEEDS = range(60)
 TITLE = "Random graphs: integer-only, and how near the file is to Keras"
@@ -29,7 +28,6 @@ _SLACK = 1.001  # a float comparison's slack, in steps
 
 
 def main() -> None:
-    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))  # its random_graphs, not this
     seeds = [int(word) for word in sys.argv[1:]]
     rows = []
     for seed in seeds or SEEDS:
@@ -44,7 +42,7 @@ def main() -> None:
 
 def measured(seed: int) -> dict[str, Any]:
     """One graph's figures, or the error that ended it."""
-    from random_graphs import figures
+    from tests.models.random_graphs import figures
 
     begin = time.perf_counter()
     try:

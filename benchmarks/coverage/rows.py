@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from keras3_nets import in_keras3
-from post_training import converted
+
+from benchmarks.coverage.keras3_nets import in_keras3
+from benchmarks.coverage.post_training import converted
 
 SIDE = 96
 CHECKED = 64  # how many inputs Keras and the file are compared on
@@ -95,22 +93,13 @@ def settle(model: Any, images: np.ndarray) -> None:
 
 
 def layer_case(name: str, count: int) -> Case:
-    """A row of tests/layer_matrix.py."""
-    matrix = layer_matrix()
-    model, inputs = matrix.ROWS[name]()
+    """A row of tests/models/layer_matrix.py."""
+    from tests.models import layer_matrix
+
+    model, inputs = layer_matrix.ROWS[name]()
     listed = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
     listed = [np.asarray(array)[:count] for array in listed]
     return Case(model, listed, _predicted(model, [array[:CHECKED] for array in listed]))
-
-
-def layer_matrix() -> Any:
-    """The module tests/layer_matrix.py, or None where there is none."""
-    tests = str(Path(__file__).parent.parent / "tests")
-    if not (Path(tests) / "layer_matrix.py").exists():
-        return None
-    if tests not in sys.path:
-        sys.path.append(tests)
-    return importlib.import_module("layer_matrix")
 
 
 def ours(case: Case) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Pruned and clustered models through QAT: ours beside TFMOT's own PQAT and CQAT.
 
-    python benchmarks/sparse.py            three seeds
-    python benchmarks/sparse.py --seeds 1
+    python -m benchmarks.accuracy.sparse            three seeds
+    python -m benchmarks.accuracy.sparse --seeds 1
 
-The plain net of `accuracy_nets` on mnist5k is trained, pruned to 80 % or clustered to 16 values by
+The plain net of `accuracy.nets` on mnist5k is trained, pruned to 80 % or clustered to 16 values by
 TFMOT, quantized and trained on, by each in its own way, and exported.
 """
 
@@ -13,7 +13,8 @@ import argparse
 from typing import Any
 
 import numpy as np
-from timing import save  # first: it sets TF_USE_LEGACY_KERAS
+
+from benchmarks.timing import save  # first: it sets TF_USE_LEGACY_KERAS
 
 TITLE = "Pruned and clustered models: zeros and clusters through QAT and export"
 NOTES = """\
@@ -40,8 +41,9 @@ def main() -> None:
 def _of_seed(seed: int) -> Any:
     """The rows of one seed: two models, each by ours and by TFMOT."""
     import tf_keras as keras
-    from accuracy_data import mnist5k
-    from accuracy_nets import plain
+
+    from benchmarks.accuracy.data import mnist5k
+    from benchmarks.accuracy.nets import plain
 
     data = mnist5k()
     keras.utils.set_random_seed(seed)

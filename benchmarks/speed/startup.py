@@ -1,7 +1,7 @@
 """How long one waits: import, quantize, calibrate, predict, export, load, verify.
 
-    python benchmarks/startup.py                          the small net and MobileNetV2 0.35
-    python benchmarks/startup.py --nets small --samples 64
+    python -m benchmarks.speed.startup                          the small net and MobileNetV2 0.35
+    python -m benchmarks.speed.startup --nets small --samples 64
 
 Import and the program are timed in new processes; stock TFMOT's figures stand beside ours where it
 has the verb.
@@ -20,8 +20,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from nets import NETS, images
-from timing import interleaved, save
+from benchmarks.nets import NETS, images
+from benchmarks.timing import interleaved, save
 
 THEIRS = "import tensorflow, tf_keras, tensorflow_model_optimization"
 

@@ -1,9 +1,9 @@
 """Hard-quantized accuracy: what bits, ranges, rounders and the rest of a recipe are worth.
 
-    python benchmarks/accuracy.py recipes            # every recipe, five seeds, MNIST-5k
-    python benchmarks/accuracy.py rounders --seeds 10
-    python benchmarks/accuracy.py ablation
-    python benchmarks/accuracy.py recipes --data digits --net separable
+    python -m benchmarks.accuracy.run recipes            # every recipe, five seeds, MNIST-5k
+    python -m benchmarks.accuracy.run rounders --seeds 10
+    python -m benchmarks.accuracy.run ablation
+    python -m benchmarks.accuracy.run recipes --data digits --net separable
 
 Adds each run to benchmarks/results/accuracy.jsonl as soon as it is done, leaves out runs that are
 there already, and writes benchmarks/results/accuracy.md from all of them. Protocol: a float net of
@@ -25,18 +25,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from accuracy_data import DATA, Data
-from accuracy_methods import SUITES, Method
-from accuracy_nets import NETS
-from accuracy_tables import write_tables
 
 import qat_round as qr
+from benchmarks.accuracy.data import DATA, Data
+from benchmarks.accuracy.methods import SUITES, Method
+from benchmarks.accuracy.nets import NETS
+from benchmarks.accuracy.tables import write_tables
 from qat_round.files.interpreter import Runner
 from qat_round.files.tflite_file import TFLiteFile
 
 import tf_keras as keras  # isort: skip
 
-RESULTS = pathlib.Path(__file__).parent / "results"
+RESULTS = pathlib.Path(__file__).parents[1] / "results"
 CALIBRATION, BATCH = 512, 64
 FLOAT_EPOCHS, FLOAT_RATE, EPOCHS, RATE = 15, 5e-3, 8, 1e-3
 

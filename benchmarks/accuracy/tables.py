@@ -20,7 +20,7 @@ _COLUMNS = ("method", "seeds", "float", "exact", "as trained", "lowest", "file",
 INTRODUCTION = """\
 # Accuracy at low bits
 
-Made by `benchmarks/accuracy.py` from `accuracy.jsonl`, one line for each run. Percent of the test
+Made by `benchmarks.accuracy.run` from `accuracy.jsonl`, one line for each run. Percent of the test
 inputs classified rightly, mean +- standard deviation over the seeds.
 
 - exact: with `training=False`, after `qr.reestimate_batch_norm` over the training set; as trained:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import tf_keras as keras
-from accuracy_data import Data
+
+from benchmarks.accuracy.data import Data
 
 _L = keras.layers
 

@@ -1,6 +1,6 @@
 """The machine's memory: how fast a copy, a loop that stores, and a reduction go through it.
 
-    python benchmarks/bandwidth.py
+    python -m benchmarks.speed.bandwidth
 
 A large copy writes past the cache. A loop's store first reads the line that it writes, so that
 reading x and writing y moves twelve bytes a value, not eight. Compilers, XLA's too, make such
@@ -15,7 +15,8 @@ import os
 from typing import Any
 
 import numpy as np
-from timing import interleaved, save
+
+from benchmarks.timing import interleaved, save
 
 TITLE = "Memory: GB/s on all cores, each value's bytes counted once read and once written"
 

@@ -1,7 +1,7 @@
 """Time and memory of one fake quantization, forward and backward, beside TensorFlow's native op.
 
-    python benchmarks/kernels.py                          the whole table (an hour)
-    python benchmarks/kernels.py --sizes 1e4 1e6 --rounders sine --layouts tensor --dtypes float32
+    python -m benchmarks.speed.kernels                          the whole table (an hour)
+    python -m benchmarks.speed.kernels --sizes 1e4 1e6 --rounders sine --layouts tensor
 
 Rows: the native op; plain autodiff (the formula in TensorFlow's operations, gradient by autodiff);
 ours by rounder. `ratio` is to the native op of the same row's size, layout and dtype; `limit` is to
@@ -18,7 +18,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from timing import (
+from benchmarks.timing import (
     copy_seconds,
     forget_peak,
     in_new_process,
@@ -76,7 +76,7 @@ def measure(size: int, layout: str, dtype: str, arguments: Any) -> list[dict[str
         row |= {"time": str(spent), "ratio": spent.median / native, "limit": spent.median / limit}
         row["ratio of minima"] = spent.least / times["native"].least
         if arguments.memory:
-            row |= in_new_process("kernels", "--one", name, size, layout, dtype)
+            row |= in_new_process("speed.kernels", "--one", name, size, layout, dtype)
         rows.append(row)
     return rows
 

@@ -1,7 +1,7 @@
 """The same training step by every way in which Keras and TensorFlow run one, ours beside stock.
 
-    python benchmarks/modes.py
-    python benchmarks/modes.py --nets mobilenet_v2_0.35 --rounds 9
+    python -m benchmarks.speed.modes
+    python -m benchmarks.speed.modes --nets mobilenet_v2_0.35 --rounds 9
 
 A step of `fit` as it comes, compiled by XLA (`jit_compile=True`), operation by operation
 (`run_eagerly=True`), eight steps a call (`steps_per_execution=8`), a `tf.function` of one's own,
@@ -14,9 +14,9 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from nets import NETS, images
-from steps import quantized_net
-from timing import interleaved, save
+from benchmarks.nets import NETS, images
+from benchmarks.speed.steps import quantized_net
+from benchmarks.timing import interleaved, save
 
 CONFIGS = ("float", "stock", "ste, hard", "sine, soft", "ste, hard, learned")
 BATCH, CALLED = 32, 8

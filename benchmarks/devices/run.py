@@ -1,9 +1,9 @@
 """Every kind of file on every runtime: Keras against LiteRT, TFLite-Micro, onnxruntime; and Vela.
 
-    python benchmarks/devices.py                 the demo's net, MobileNetV2 0.35, a 1-D net
-    python benchmarks/devices.py --nets demo     these rows alone; the others stay as they were
+    python -m benchmarks.devices.run                 the demo's net, MobileNetV2 0.35, a 1-D net
+    python -m benchmarks.devices.run --nets demo     these rows alone; the others stay as they were
 
-The nets are trained (device_nets.py); the float ones are kept in artifacts/devices.
+The nets are trained (nets.py); the float ones are kept in artifacts/devices.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from timing import RESULTS, machine, save, table
 
 import qat_round as qr  # before TensorFlow
+from benchmarks.timing import RESULTS, machine, save, table
 
 import tf_keras as keras  # isort: skip
-from device_nets import KEPT, NETS, Data, accuracy, float_net, quantized  # isort: skip
+from benchmarks.devices.nets import KEPT, NETS, Data, accuracy, float_net, quantized  # isort: skip
 
 from qat_round.files.interpreter import Runner
 from qat_round.files.tflite_file import TFLiteFile
@@ -49,7 +49,7 @@ VELA = ("int8", "int16x8")
 SAMPLES = 128
 TITLE = "Every kind of file on every runtime, against Keras"
 NOTES = f"""\
-Nets trained on real data (`benchmarks/device_nets.py`), quantized, fine-tuned. The logits of
+Nets trained on real data (`benchmarks/devices/nets.py`), quantized, fine-tuned. The logits of
 {SAMPLES} test samples: furthest distance from Keras, computing as these kernels do
 (`qr.computed_by`), in steps of the output's grid, and in brackets the share that is the very same
 integer. *default*: LiteRT with XNNPACK; *no XNNPACK*: its built-in kernels; *reference*: its

@@ -1,7 +1,7 @@
 """How time grows with layers, values, batch and threads: exponents of the power law that fits.
 
-    python benchmarks/scaling.py                                    10 to 500 layers
-    python benchmarks/scaling.py --layers 10 20 40 --what layers values
+    python -m benchmarks.speed.scaling                                    10 to 500 layers
+    python -m benchmarks.speed.scaling --layers 10 20 40 --what layers values
 
 1 is linear. Each size runs in a process of its own, for threads, memory and caches to be its own.
 """
@@ -17,9 +17,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from kernels import METHODS, native, ours, step, tensors
-from nets import chain
-from timing import growth, in_new_process, interleaved, save
+from benchmarks.nets import chain
+from benchmarks.speed.kernels import METHODS, native, ours, step, tensors
+from benchmarks.timing import growth, in_new_process, interleaved, save
 
 WHAT = ("layers", "values", "batch")
 
@@ -33,7 +33,7 @@ def main() -> None:
     rows = []
     for what in arguments.what:
         for threads in arguments.threads if what == "values" else [0]:
-            run = [in_new_process("scaling", "--one", what, n, threads) for n in sizes[what]]
+            run = [in_new_process("speed.scaling", "--one", what, n, threads) for n in sizes[what]]
             wrong = [figures["error"] for figures in run if "error" in figures]
             if wrong:
                 raise SystemExit(f"{what}: {wrong[0]}")
@@ -98,7 +98,7 @@ def _values(size: int) -> dict[str, float]:
 
 def _batch(size: int) -> dict[str, float]:
     """Seconds of one training step of the small net."""
-    from steps import training_step
+    from benchmarks.speed.steps import training_step
 
     configs = ("float", "stock", "ste, hard", "sine, soft")
     steps = {config: training_step("small", size, config) for config in configs}

@@ -1,8 +1,8 @@
 """A whole training step: the float net, stock TFMOT, and ours by rounder and range.
 
-    python benchmarks/steps.py                                    the whole table (hours)
-    python benchmarks/steps.py --nets small --batches 8 --rounders ste sine
-    python benchmarks/steps.py --parts --steady-only --name profile     what the time goes to
+    python -m benchmarks.speed.steps                                    the whole table (hours)
+    python -m benchmarks.speed.steps --nets small --batches 8 --rounders ste sine
+    python -m benchmarks.speed.steps --parts --steady-only --name profile     what the time goes to
 
 Steady steps are interleaved in one process. The first step (tracing and compiling) and the peak of
 resident memory are each taken in a process of their own.
@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from nets import NETS, images
-from timing import in_new_process, interleaved, peak_bytes, save, settled
+from benchmarks.nets import NETS, images
+from benchmarks.timing import in_new_process, interleaved, peak_bytes, save, settled
 
 ROUNDERS = ["ste", "sigmoid", "ramp", "fourier", "sine", "expected", "stochastic"]
 SETTINGS: dict[str, dict[str, Any]] = {"sigmoid": {"slope": 10.0}}
@@ -49,7 +49,7 @@ def measure(net: str, batch: int, configs: list[str], arguments: Any) -> list[di
     times = interleaved(steps, arguments.rounds, seconds=0.0)
     alone: dict[str, dict[str, Any]] = {config: {} for config in configs}
     if not arguments.steady_only:
-        alone = {c: in_new_process("steps", "--one", net, batch, c) for c in configs}
+        alone = {c: in_new_process("speed.steps", "--one", net, batch, c) for c in configs}
     stock, stock_alone = times["stock"].median, alone["stock"]
     rows = []
     for config in configs:

@@ -1,7 +1,7 @@
 """Learned rounding without labels against nearest rounding: 512 inputs, no training.
 
-    python benchmarks/adaround.py                                  # MNIST-5k, all four nets
-    python benchmarks/adaround.py --data tumours --nets mlp
+    python -m benchmarks.accuracy.adaround                              # MNIST-5k, all four nets
+    python -m benchmarks.accuracy.adaround --data tumours --nets mlp
 
 Weights of 3 and 4 bits (the levels and steps of the recipes w3a3 and w4a8: least squared error for
 each channel), activations of 8, calibrated on the 512 inputs. The same calibrated model is
@@ -21,13 +21,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from accuracy import CALIBRATION, RESULTS, accuracy, float_net
-from accuracy_data import DATA, Data
-from accuracy_methods import recipe
-from accuracy_nets import NETS
-from accuracy_tables import machine, versions
 
 import qat_round as qr
+from benchmarks.accuracy.data import DATA, Data
+from benchmarks.accuracy.methods import recipe
+from benchmarks.accuracy.nets import NETS
+from benchmarks.accuracy.run import CALIBRATION, RESULTS, accuracy, float_net
+from benchmarks.accuracy.tables import machine, versions
 
 import tf_keras as keras  # isort: skip
 
@@ -60,7 +60,7 @@ def write_table(log: pathlib.Path, path: pathlib.Path) -> None:
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     lines = ["# Rounding without training", ""]
     lines += [
-        "Made by `benchmarks/adaround.py`. Percent of the test inputs right, mean over seeds;"
+        "Made by `benchmarks.accuracy.adaround`. Percent of the test inputs right, mean over seeds;"
     ]
     lines += ["the difference, adaround less nearest, paired by seed, with its 95 % interval.", ""]
     lines += [f"Machine: {machine()}. Versions: {versions()}.", ""]

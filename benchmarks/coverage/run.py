@@ -1,9 +1,9 @@
 """What becomes an integer-only file, and how near it is: published networks, and every layer.
 
-    python benchmarks/coverage.py               17 networks: stock TFMOT, ours, post-training
-    python benchmarks/coverage.py --keras3      the same in Keras 3, ours
-    python benchmarks/coverage.py --layers      the rows of tests/layer_matrix.py
-    python benchmarks/coverage.py --quick       MobileNetV2 alone, 32 inputs
+    python -m benchmarks.coverage.run               17 networks: stock TFMOT, ours, post-training
+    python -m benchmarks.coverage.run --keras3      the same in Keras 3, ours
+    python -m benchmarks.coverage.run --layers      the rows of tests/models/layer_matrix.py
+    python -m benchmarks.coverage.run --quick       MobileNetV2 alone, 32 inputs
 
 Each row is measured in a process of its own, with a time limit, and written as soon as it is there;
 started again, it goes on with the rows that are missing (`--again`: what is asked for, anew).
@@ -16,20 +16,18 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from coverage_rows import (
+from benchmarks.coverage.rows import (
     CHECKED,
     KINDS,
     NETWORKS,
     first_line,
     keras3,
     layer_case,
-    layer_matrix,
     network,
 )
-from timing import RESULTS, save
+from benchmarks.timing import RESULTS, ROOT, save
 
 TITLE = "Coverage: what becomes integer-only, and how near it is"
 NOTES = f"""\
@@ -113,11 +111,9 @@ def _ratio(kinds: dict[str, dict[str, Any]]) -> float:
 def _wanted(arguments: argparse.Namespace) -> Iterator[tuple[str, str, str]]:
     """(section, name, kind) of every row that was asked for."""
     if arguments.layers:
-        matrix = layer_matrix()
-        if matrix is None:
-            print("There is no tests/layer_matrix.py: nothing to do.")
-            return
-        names, kinds, section = list(matrix.ROWS), ["ours", "post-training"], "layers"
+        from tests.models.layer_matrix import ROWS  # builds nothing, but imports TensorFlow
+
+        names, kinds, section = list(ROWS), ["ours", "post-training"], "layers"
     elif arguments.keras3:
         names, kinds, section = list(NETWORKS), ["ours"], "keras3"
     else:
@@ -158,11 +154,11 @@ def _in_process(
     section: str, name: str, kind: str, arguments: argparse.Namespace
 ) -> dict[str, Any]:
     """Measures one row in a process of its own; a crash or a timeout is a row, too."""
-    command = [sys.executable, str(Path(__file__)), "--row", name, "--kind", kind]
+    command = [sys.executable, "-m", "benchmarks.coverage.run", "--row", name, "--kind", kind]
     command += ["--section", section, "--inputs", str(arguments.inputs)]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=arguments.limit
+            command, cwd=ROOT, capture_output=True, text=True, timeout=arguments.limit, check=False
         )
     except subprocess.TimeoutExpired:
         return {"taken": "no", "error": f"not done after {arguments.limit} s"}

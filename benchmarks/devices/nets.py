@@ -18,9 +18,9 @@ import qat_round as qr  # before TensorFlow
 import tensorflow as tf  # isort: skip
 import tf_keras as keras  # isort: skip
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
-KEPT = Path(__file__).parent.parent / "artifacts" / "devices"
+KEPT = Path(__file__).parents[2] / "artifacts" / "devices"
 BATCH, FLOAT_RATE, FINE_TUNING_RATE = 64, 5e-3, 3e-4
 SIDE = 48
 

@@ -1,0 +1,1 @@
+"""Measurements: speed, accuracy, coverage, devices, peers; see README.md."""

@@ -1,0 +1,1 @@
+"""Accuracy at low bits, on real data."""

@@ -1,0 +1,1 @@
+"""What becomes integer, and how near the file is to the model."""

@@ -1,0 +1,1 @@
+"""Time and memory of kernels, steps, start-up."""
