@@ -15,6 +15,7 @@ from qat_round.cli.main import main
 from tests.models import nets
 
 ROOT = pathlib.Path(__file__).parents[1]
+collect_ignore = ["scripts"]  # programs, one of which sets up devices when it is imported
 
 
 def git_status() -> str:
