@@ -1,7 +1,7 @@
 """Saves models, their outputs and a run half way, as fixtures that later versions must load.
 
 usage: python -m tests.scripts.save_release FOLDER
-Only public names are used, so that the script runs at every release. The folder gets, for each
+Models are made by public names, so that the script runs at every release. The folder gets, for each
 model, `NAME.keras`, `NAME.h5`, `NAME.saved.zip` and `NAME.npz` (inputs, labels, outputs and the
 next two training losses); `run/`, a recipe whose training was stopped after its first epoch; and
 `names.json`, the names that its files may hold.
