@@ -2,8 +2,7 @@
 
 Functions to be compared run in turn, A B C A B C, so that whatever disturbs the machine disturbs
 all of them alike. What has to start afresh (a first step, a peak of memory) runs in a process of
-its own: `in_new_process`. On a GPU a call returns before its work is done, so each waits for it:
-`settled`.
+its own: `in_new_process`. On a GPU a call returns before its work is done; `settled` waits for it.
 """
 
 from __future__ import annotations
@@ -47,15 +46,19 @@ class Time(NamedTuple):
 def interleaved(
     functions: Mapping[str, Callable[[], Any]], rounds: int = 15, seconds: float = 0.05
 ) -> dict[str, Time]:
-    """Times functions in turn; each round calls each as often as fills `seconds`, at least once."""
-    functions = {name: settled(function) for name, function in functions.items()}
-    calls = {name: _calls(function, seconds) for name, function in functions.items()}
+    """Times functions in turn; each round calls each as often as fills `seconds`, at least once.
+
+    On a GPU a round waits once, after its last call: a wait alone can take a millisecond.
+    """
+    waiting = {name: settled(function) for name, function in functions.items()}
+    calls = {name: _calls(function, seconds) for name, function in waiting.items()}
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
             begin = time.perf_counter()
-            for _ in range(calls[name]):
+            for _ in range(calls[name] - 1):
                 function()
+            waiting[name]()
             times[name].append((time.perf_counter() - begin) / calls[name])
     return {name: Time(statistics.median(t), min(t), max(t)) for name, t in times.items()}
 
