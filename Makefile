@@ -80,9 +80,8 @@ bench: .venv/.ready  ## Speed and memory: kernels, training steps, start-up, gro
 	$(BIN)/python -m benchmarks.speed.startup
 	$(BIN)/python -m benchmarks.speed.scaling
 
-bench-gpu: .venv/.ready  ## Kernels and steps where there is a GPU.
-	$(BIN)/python -m benchmarks.speed.kernels --memory --name kernels_gpu
-	$(BIN)/python -m benchmarks.speed.steps --name steps_gpu
+bench-gpu: .venv/.ready  ## Training steps, memory and kernels where there is a GPU (six minutes).
+	$(BIN)/python -m benchmarks.speed.gpu
 
 bench-accuracy: .venv/.ready  ## Accuracy at low bits, on real data; goes on where it stopped (hours).
 	$(BIN)/python -m benchmarks.accuracy.run recipes

@@ -2,8 +2,7 @@
 
 Functions to be compared run in turn, A B C A B C, so that whatever disturbs the machine disturbs
 all of them alike. What has to start afresh (a first step, a peak of memory) runs in a process of
-its own: `in_new_process`. On a GPU a call returns before its work is done, so each waits for it:
-`settled`.
+its own: `in_new_process`. On a GPU a call returns before its work is done; `settled` waits for it.
 """
 
 from __future__ import annotations
@@ -47,15 +46,19 @@ class Time(NamedTuple):
 def interleaved(
     functions: Mapping[str, Callable[[], Any]], rounds: int = 15, seconds: float = 0.05
 ) -> dict[str, Time]:
-    """Times functions in turn; each round calls each as often as fills `seconds`, at least once."""
-    functions = {name: settled(function) for name, function in functions.items()}
-    calls = {name: _calls(function, seconds) for name, function in functions.items()}
+    """Times functions in turn; each round calls each as often as fills `seconds`, at least once.
+
+    On a GPU a round waits once, after its last call: a wait alone can take a millisecond.
+    """
+    waiting = {name: settled(function) for name, function in functions.items()}
+    calls = {name: _calls(function, seconds) for name, function in waiting.items()}
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
             begin = time.perf_counter()
-            for _ in range(calls[name]):
+            for _ in range(calls[name] - 1):
                 function()
+            waiting[name]()
             times[name].append((time.perf_counter() - begin) / calls[name])
     return {name: Time(statistics.median(t), min(t), max(t)) for name, t in times.items()}
 
@@ -65,7 +68,7 @@ def settled(function: Callable[[], Any]) -> Callable[[], Any]:
 
     One element is read back that was asked for last: the device works in order.
     """
-    if not _gpus():
+    if not gpus():
         return function
     import tensorflow as tf
 
@@ -86,7 +89,7 @@ def copy_seconds(n_bytes: int, rounds: int = 7) -> float:
     import numpy as np
     import tensorflow as tf
 
-    if _gpus():
+    if gpus():
         with tf.device(_GPU):
             given = tf.ones([max(1, n_bytes // 4)])
             copy = lambda: tf.raw_ops.Neg(x=given)  # noqa: E731 : reads each once, writes each once
@@ -113,7 +116,7 @@ def in_new_process(module: str, *arguments: Any) -> dict[str, Any]:
 
 def peak_bytes() -> int:
     """Peak memory since `forget_peak`: the GPU's, or what is resident of this process."""
-    if _gpus():
+    if gpus():
         import tensorflow as tf
 
         return int(tf.config.experimental.get_memory_info(_GPU)["peak"])
@@ -126,7 +129,7 @@ def peak_bytes() -> int:
 
 def forget_peak() -> None:
     """Starts the peak anew from what is taken now (a GPU, Linux; elsewhere nothing happens)."""
-    if _gpus():
+    if gpus():
         import tensorflow as tf
 
         tf.config.experimental.reset_memory_stats(_GPU)
@@ -136,7 +139,7 @@ def forget_peak() -> None:
 
 
 @functools.cache
-def _gpus() -> int:
+def gpus() -> int:
     """How many GPUs TensorFlow sees."""
     import tensorflow as tf
 
@@ -181,6 +184,31 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(_cell(row.get(c, "")) for c in columns) + " |" for row in rows]
     return "\n".join(lines)
+
+
+def runnable(
+    makers: Mapping[str, Callable[[], Callable[[], Any]]],
+) -> tuple[dict[str, Callable[[], Any]], dict[str, str]]:
+    """Returns the functions, made and called once, and the errors of those that cannot be."""
+    functions, errors = {}, {}
+    for name, make in makers.items():
+        try:
+            function = make()
+            function()
+        except Exception as error:  # whatever another's quantizers or XLA say
+            errors[name] = f"{type(error).__name__}: {(str(error) or ' ').splitlines()[0][:80]}"
+        else:
+            functions[name] = function
+    return functions, errors
+
+
+def peak_above(function: Callable[[], Any], calls: int = 3) -> int:
+    """Returns the peak bytes of some calls above what is taken before them."""
+    forget_peak()
+    before = peak_bytes()
+    for _ in range(calls):
+        function()
+    return peak_bytes() - before
 
 
 def growth(sizes: Sequence[float], values: Sequence[float]) -> float:

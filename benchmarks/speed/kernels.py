@@ -20,10 +20,9 @@ from typing import Any
 
 from benchmarks.timing import (
     copy_seconds,
-    forget_peak,
     in_new_process,
     interleaved,
-    peak_bytes,
+    peak_above,
     save,
     settled,
 )
@@ -157,11 +156,7 @@ def _peak_of_one(name: str, size: str, layout: str, dtype: str) -> dict[str, Any
     step(
         method, *tensors(CHANNELS * 1024, layout, dtype)
     )()  # so that the compilers' memory is not counted
-    forget_peak()
-    before = peak_bytes()
-    for _ in range(3):
-        run()
-    return {"bytes a value": (peak_bytes() - before) / int(size)}
+    return {"bytes a value": peak_above(run) / int(size)}
 
 
 def _arguments() -> argparse.Namespace:

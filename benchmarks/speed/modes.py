@@ -11,12 +11,13 @@ and one whose gradients are the sum of two batches.
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Callable
 from typing import Any
 
 from benchmarks.nets import NETS, images
 from benchmarks.speed.steps import quantized_net
-from benchmarks.timing import interleaved, save
+from benchmarks.timing import interleaved, runnable, save
 
 CONFIGS = ("float", "stock", "ste, hard", "sine, soft", "ste, hard, learned")
 BATCH, CALLED = 32, 8
@@ -45,14 +46,7 @@ def main() -> None:
 
 def measure(net: str, mode: str, rounds: int) -> list[dict[str, Any]]:
     """One row for each config; what cannot be run at all says why."""
-    steps, errors = {}, {}
-    for config in CONFIGS:
-        try:
-            steps[config] = _step(net, mode, config)
-            steps[config]()
-        except Exception as error:  # whatever another's quantizers or XLA say
-            errors[config] = f"{type(error).__name__}: {str(error).splitlines()[0][:80]}"
-            steps.pop(config, None)
+    steps, errors = runnable({c: functools.partial(_step, net, mode, c) for c in CONFIGS})
     times = interleaved(steps, rounds, seconds=0.0)
     parts = CALLED if mode == "steps_per_execution" else 1
     stock = times["stock"].median if "stock" in times else float("nan")

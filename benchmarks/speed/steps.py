@@ -11,6 +11,7 @@ resident memory are each taken in a process of their own.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -65,16 +66,24 @@ def measure(net: str, batch: int, configs: list[str], arguments: Any) -> list[di
 
 def training_step(net: str, batch: int, config: str, jit: bool = False) -> Callable[[], Any]:
     """One step of `fit` on the same batch again and again."""
-    import tensorflow as tf
+    return functools.partial(train_function(net, config, jit), iter(batches(batch)))
+
+
+def train_function(net: str, config: str, jit: bool = False) -> Callable[[Any], Any]:
+    """One step of `fit`, from an iterator of batches of any size."""
     import tf_keras as keras
 
     model = quantized_net(net, config)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(1e-3), loss, jit_compile=jit)
-    # a batch size that is not known beforehand, as in `fit`
-    data = tf.data.Dataset.from_tensor_slices(images(batch)).batch(batch).repeat()
-    run, iterator = model.make_train_function(), iter(data)
-    return lambda: run(iterator)
+    return model.make_train_function()
+
+
+def batches(batch: int) -> Any:
+    """The same batch without end, its size not known beforehand, as in `fit`."""
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensor_slices(images(batch)).batch(batch).repeat()
 
 
 def quantized_net(net: str, config: str) -> Any:
