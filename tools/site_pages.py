@@ -27,7 +27,8 @@ PAGES = {  # file of the repository -> page of the site
     "benchmarks/results/layers.md": "layers.md",
 }
 SPEED = ("kernels", "kernels_bfloat16", "steps", "steps_batch8", "modes", "profile", "startup")
-PAGES |= {f"benchmarks/results/{n}.md": f"bench_{n}.md" for n in (*SPEED, "scaling", "bandwidth")}
+SPEED += ("scaling", "bandwidth", "gpu", "gpu_kernels")
+PAGES |= {f"benchmarks/results/{n}.md": f"bench_{n}.md" for n in SPEED}
 _LINK = re.compile(r"(\]\()([^)#\s:]+)(#[^)\s]*)?(\))")
 
 
