@@ -16,6 +16,7 @@ import tf_keras as keras
 L = keras.layers
 Row = Callable[[], tuple[Any, np.ndarray]]
 ROWS: dict[str, Row] = {}
+SHAPE: dict[str, tuple[int, ...] | None] = {}  # of one sample; None for word numbers
 
 IMAGE, SEQUENCE, VECTOR = (8, 8, 4), (8, 6), (12,)
 
@@ -54,7 +55,7 @@ def row(name: str, shape: tuple[int, ...], build: Callable[[Any], Any]) -> None:
             model(inputs, training=True)  # batch-norm statistics
         return model, inputs
 
-    ROWS[name] = make
+    ROWS[name], SHAPE[name] = make, shape
 
 
 def single(name: str, shape: tuple[int, ...], make: Callable[[], Any]) -> None:
@@ -172,5 +173,5 @@ def _embedding() -> tuple[Any, np.ndarray]:
     return keras.Model(ids, L.Embedding(20, 6)(ids)), tokens()
 
 
-ROWS["Masking"] = _masking
-ROWS["Embedding"] = _embedding
+ROWS |= {"Masking": _masking, "Embedding": _embedding}
+SHAPE |= {"Masking": None, "Embedding": None}

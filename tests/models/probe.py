@@ -37,7 +37,7 @@ def settings(model) -> dict:
 def bypassed(model, x):
     """The model's outputs with every quantizer taken out."""
     with observing(lambda quantizer, x, weights: quantizer.bypassed(x), bypass=True):
-        return np.asarray(model(x, training=False))
+        return tf.nest.map_structure(np.asarray, model(x, training=False))
 
 
 def furthest(model, other, x):
