@@ -9,20 +9,14 @@ import tf_keras as keras
 import qat_round as qr
 from qat_round.quantizers.quantized_tensors import quantized_tensors
 from tests.models import nets
+from tests.models.quantized_nets import low_bit_dense
 
 # Oscillation, fewer bits.
 
 
-def dense_in_few_bits():
-    q = qr.quantize_model(nets.dense_net(), recipe="w2a4")
-    q = qr.calibrate(q, nets.vectors(), "mse")
-    q.compile(keras.optimizers.Adam(0.05), "mse")
-    return q
-
-
 def test_bits_go_down_while_training():
     x, y = nets.vectors(), np.zeros((64, 3))
-    q = dense_in_few_bits()
+    q = low_bit_dense(keras.optimizers.Adam(0.05), "mse")
     seen = []
     look = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda *_: seen.append(sorted({t.bits for t in quantized_tensors(q)}))
@@ -37,19 +31,17 @@ def test_bits_go_down_while_training():
 # Fewer bits while training.
 
 
-def few_bits():
-    q = qr.quantize_model(nets.dense_net(), recipe="w2a4")
-    qr.calibrate(q, nets.vectors())
-    q.compile(keras.optimizers.SGD(1e-3), "mse")
-    return q
-
-
 def test_a_training_that_goes_on_has_the_bits_of_its_epoch():
     x, y, plan = nets.vectors(), np.zeros((64, 3)), {0: (4, 6), 2: (2, 4)}
-    whole, parts = few_bits(), few_bits()
+    whole, parts = (
+        low_bit_dense(keras.optimizers.SGD(1e-3)),
+        low_bit_dense(keras.optimizers.SGD(1e-3)),
+    )
     whole.fit(x, y, epochs=4, verbose=0, shuffle=False, callbacks=[qr.LowerBits(plan, x)])
     parts.fit(x, y, epochs=1, verbose=0, shuffle=False, callbacks=[qr.LowerBits(plan, x)])
-    again = few_bits()  # as in a new process: made with the bits of the end
+    again = low_bit_dense(
+        keras.optimizers.SGD(1e-3)
+    )  # as in a new process: made with the bits of the end
     again.set_weights(parts.get_weights())
     seen = []
     look = keras.callbacks.LambdaCallback(

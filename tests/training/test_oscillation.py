@@ -9,15 +9,9 @@ import tf_keras as keras
 import qat_round as qr
 from qat_round.quantizers.quantized_tensors import quantized_tensors
 from tests.models import nets
+from tests.models.quantized_nets import low_bit_dense
 
 # Oscillation, fewer bits.
-
-
-def dense_in_few_bits():
-    q = qr.quantize_model(nets.dense_net(), recipe="w2a4")
-    q = qr.calibrate(q, nets.vectors(), "mse")
-    q.compile(keras.optimizers.Adam(0.05), "mse")
-    return q
 
 
 def test_a_weight_that_turns_is_counted_and_one_that_moves_on_is_not():
@@ -32,7 +26,7 @@ def test_a_weight_that_turns_is_counted_and_one_that_moves_on_is_not():
 
 def test_frozen_weights_stay_on_their_level():
     x, y = nets.vectors(), np.random.default_rng(0).normal(size=(64, 3))
-    q = dense_in_few_bits()
+    q = low_bit_dense(keras.optimizers.Adam(0.05), "mse")
     freezing = qr.FreezeOscillating(momentum=0.5, threshold=0.01)
     history = q.fit(x, y, batch_size=8, epochs=4, verbose=0, callbacks=[freezing]).history
     assert 0.0 < freezing.frozen <= 1.0
@@ -49,7 +43,7 @@ def test_dampening_draws_weights_to_their_levels():
     x, y = nets.vectors(), np.zeros((64, 3))
 
     def distance(strength):
-        q = dense_in_few_bits()
+        q = low_bit_dense(keras.optimizers.Adam(0.05), "mse")
         q.optimizer.learning_rate = 1e-3  # the recipe's weights take eight such steps at once
         damp = qr.Dampening(q, strength)
         q.fit(x, y, epochs=20, verbose=0, callbacks=[damp])
@@ -62,21 +56,14 @@ def test_dampening_draws_weights_to_their_levels():
 
     assert distance(1.0) < 0.7 * distance(0.0)
     with pytest.raises(ValueError, match="strength=-1"):
-        qr.Dampening(dense_in_few_bits(), -1.0)
+        qr.Dampening(low_bit_dense(keras.optimizers.Adam(0.05), "mse"), -1.0)
 
 
 # Fewer bits while training.
 
 
-def few_bits():
-    q = qr.quantize_model(nets.dense_net(), recipe="w2a4")
-    qr.calibrate(q, nets.vectors())
-    q.compile(keras.optimizers.SGD(1e-3), "mse")
-    return q
-
-
 def test_dampening_ends_with_its_training():
-    q = few_bits()
+    q = low_bit_dense(keras.optimizers.SGD(1e-3))
     dampening = qr.Dampening(q, 1.0)
     assert sum(float(loss) for loss in q.losses) > 0.0
     q.fit(nets.vectors(), np.zeros((64, 3)), verbose=0, callbacks=[dampening])

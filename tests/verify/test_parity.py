@@ -12,18 +12,14 @@ import qat_round as qr
 from qat_round.files.interpreter import Runner
 from qat_round.files.tflite_file import TFLiteFile
 from tests.models import nets
+from tests.models.quantized_nets import with_file
 
 ROWS = nets.vectors(count=200)
 
 
-def made(model, inputs):
-    quantized = qr.calibrate(qr.quantize_model(model), inputs)
-    return quantized, qr.export_tflite(quantized)
-
-
 @pytest.fixture(scope="module")
 def dense():
-    return made(nets.dense_net(), ROWS)
+    return with_file(nets.dense_net(), ROWS)
 
 
 # The report

@@ -15,24 +15,20 @@ from qat_round.files.interpreter import Runner
 from qat_round.files.tflite_file import TFLiteFile
 from qat_round.verify.parity import Comparison
 from tests.models import nets
+from tests.models.quantized_nets import with_file
 
 layers = keras.layers
 ROWS = nets.vectors(count=200)
 
 
-def made(model, inputs):
-    quantized = qr.calibrate(qr.quantize_model(model), inputs)
-    return quantized, qr.export_tflite(quantized)
-
-
 @pytest.fixture(scope="module")
 def dense():
-    return made(nets.dense_net(), ROWS)
+    return with_file(nets.dense_net(), ROWS)
 
 
 @pytest.fixture(scope="module")
 def twins():
-    return made(nets.twin_net(), TWIN_ROWS)
+    return with_file(nets.twin_net(), TWIN_ROWS)
 
 
 TWIN_ROWS = [nets.vectors(count=200, seed=1), nets.vectors(count=200, seed=2)]
@@ -46,7 +42,7 @@ def classifier():
     hidden = layers.Dense(12, "relu")(rows)
     inside = layers.Dense(4, "softmax", name="inside")(hidden)
     behind = layers.Softmax(name="behind")(layers.Dense(4)(hidden))
-    return made(keras.Model(rows, [inside, behind]), ROWS)
+    return with_file(keras.Model(rows, [inside, behind]), ROWS)
 
 
 # From what
