@@ -22,7 +22,6 @@ FILES = sorted(
     str(path.relative_to(RELEASES))
     for ending in ("*.keras", "*.h5", "*.saved.zip")
     for path in RELEASES.glob(f"*/{ending}")
-    if path.parent.name != "run"
 )
 RUNS = sorted(str(path.relative_to(RELEASES)) for path in RELEASES.glob("*/run"))
 

@@ -1,4 +1,4 @@
-"""The house: one direction of imports, and a public surface that is meant."""
+"""Structure of the package: one direction of imports, and an intended public surface."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_no_module_imports_itself_by_way_of_others(house):
 
 
 def test_a_wrong_import_is_found(tmp_path):
-    """The check itself: an import in a function, a cycle, a file without a place."""
+    """Checks the check: an import in a function, a cycle, a file outside the packages."""
     for name, text in {
         "__init__.py": "",
         "api.py": "__all__ = []\n",

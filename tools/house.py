@@ -1,7 +1,7 @@
-"""Measures the structure of `qat_round/`; `tests/test_structure.py` asks it too.
+"""Measures the structure of `qat_round/`; `tests/test_structure.py` checks it with this module.
 
 usage: python tools/house.py [ROOT]
-Prints the table that CONTRIBUTING.md holds.
+Prints the table of CONTRIBUTING.md.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ class House:
         }
 
     def annotated_arguments(self) -> tuple[int, int]:
-        """How many arguments of functions say `Any`, of how many that are annotated."""
+        """Returns the number of arguments annotated `Any`, and of all annotated arguments."""
         notes = [
             ast.unparse(argument.annotation)
             for tree in self.trees.values()
@@ -221,8 +221,8 @@ def _length(node: ast.FunctionDef) -> int:
     return (node.end_lineno or 0) - node.lineno + 1 - text
 
 
-def figures(house: House) -> dict[str, str]:
-    """What CONTRIBUTING.md tells of the house."""
+def metrics(house: House) -> dict[str, str]:
+    """The rows of the table in CONTRIBUTING.md."""
     lines, functions = house.lines(), house.functions()
     some, annotated = house.annotated_arguments()
     named = sum("Conv2DTranspose" in path.read_text() for path in house.paths.values())
@@ -246,11 +246,9 @@ def figures(house: House) -> dict[str, str]:
 
 
 def main() -> None:
-    house = House(pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else __file__).resolve())
-    if not house.folder.exists():
-        house = House(pathlib.Path(__file__).resolve().parents[1])
-    print("| figure | value |\n|---|---|")
-    for name, value in figures(house).items():
+    root = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else pathlib.Path(__file__).parents[1]
+    print("| metric | value |\n|---|---|")
+    for name, value in metrics(House(root)).items():
         print(f"| {name} | {value} |")
 
 

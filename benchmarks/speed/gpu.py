@@ -37,14 +37,14 @@ from benchmarks.timing import (
 )
 
 CONFIGS = ("float", "stock", "ste, hard", "sine, soft", "ste, hard, learned")
-POLICIES = {"mixed_float16": "mixed_float16"}  # mode -> Keras's policy; float32 for the others
+POLICIES = ("mixed_float16",)  # modes that are a policy of Keras; the others use float32
 TITLES = {"gpu": "Training steps on a GPU", "gpu_kernels": "Kernels on a GPU"}
 MODES = ["fit", "kernels", "jit_compile", *POLICIES]
 ROUNDS = 7
 Rows = list[dict[str, Any]]
 
 
-class Made(NamedTuple):
+class ReadyNet(NamedTuple):
     """A net ready to train: its step by an iterator of batches, or the reason why there is none."""
 
     step: Callable[[Any], Any] | None
@@ -69,9 +69,9 @@ def main() -> None:
 
 def steps(net: str, mode: str, arguments: argparse.Namespace) -> Iterator[tuple[str, Rows]]:
     """Yields the rows of one net in one mode, for each batch size."""
-    with _policy(POLICIES.get(mode, "float32")):
+    with _policy(mode if mode in POLICIES else "float32"):
         made = {
-            config: _made(net, config, mode, arguments.batches[0], arguments.deadline)
+            config: _ready_net(net, config, mode, arguments.batches[0], arguments.deadline)
             for config in arguments.configs
         }
         for batch in arguments.batches:
@@ -92,7 +92,7 @@ def kernel_rows(
 
 
 def _plan(nets: list[str], modes: list[str]) -> list[tuple[Any, ...]]:
-    """What is measured, the most important first: a function and what it takes."""
+    """Measurements in order of importance: a function and its arguments."""
     first, *others = nets
     whole: list[tuple[Any, ...]] = [
         (steps, first, "fit"),
@@ -108,13 +108,13 @@ def _plan(nets: list[str], modes: list[str]) -> list[tuple[Any, ...]]:
     return [one for one in whole if (one[2] if one[0] is steps else "kernels") in modes]
 
 
-def _made(net: str, config: str, mode: str, batch: int, deadline: float) -> Made:
+def _ready_net(net: str, config: str, mode: str, batch: int, deadline: float) -> ReadyNet:
     """The net after its first step."""
     begin = time.perf_counter()
     make = functools.partial(train_function, net, config, mode == "jit_compile")
     functions, errors = runnable({config: functools.partial(_fed, make, batch, deadline)})
     seconds = time.perf_counter() - begin
-    return Made(getattr(functions.get(config), "func", None), errors.get(config, ""), seconds)
+    return ReadyNet(getattr(functions.get(config), "func", None), errors.get(config, ""), seconds)
 
 
 def _fed(make: Callable[[], Callable[..., Any]], batch: int, deadline: float) -> Any:
@@ -133,7 +133,7 @@ def _fed(make: Callable[[], Callable[..., Any]], batch: int, deadline: float) ->
     return functools.partial(make(), iter(data))
 
 
-def _step_rows(about: dict[str, Any], made: Mapping[str, Made], deadline: float) -> Rows:
+def _step_rows(about: dict[str, Any], made: Mapping[str, ReadyNet], deadline: float) -> Rows:
     """One row for each config; ratios to float and to stock TFMOT."""
     makers = {
         config: functools.partial(

@@ -46,7 +46,7 @@ def _shifted(x: Any, slip: Any, training: Any) -> Any:
     return smart_cond(training, lambda: x, lambda: x + tf.cast(slip, x.dtype))
 
 
-def with_sums(wrapper: Any, outputs: Any, inputs: Any, training: Any) -> Any:
+def with_bias_scale(wrapper: Any, outputs: Any, inputs: Any, training: Any) -> Any:
     if not _is_open(wrapper) or _is_training(training) or is_half(wrapper):
         return outputs
     return note_sum(outputs, _sums(wrapper, inputs))

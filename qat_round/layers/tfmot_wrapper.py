@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from qat_round._compat import InputQuantizeLayer, QuantizeLayer, QuantizeWrapperV2, keras, tf
-from qat_round.layers.bias_rounding import with_rounded_bias, with_sums
+from qat_round.layers.bias_rounding import with_bias_scale, with_rounded_bias
 from qat_round.numerics.accumulators import Given
 from qat_round.numerics.integer_tensors import note_pending
 from qat_round.numerics.kernel_sets import DEFAULT, roundings
@@ -61,10 +61,12 @@ class RoundingWrapper(QuantizeWrapperV2):  # type: ignore[misc, valid-type]
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
-        """The same; an HDF5 file's reader looks for a class by `class_name` alone."""
+        """Finds registered classes: the reader of HDF5 files looks at `class_name` only."""
         layer = config["layer"]
-        name = layer.get("registered_name") or layer["class_name"]
-        return super().from_config(config | {"layer": layer | {"class_name": name}})
+        name = layer.get("registered_name")
+        if keras.utils.get_registered_object(name) is not None:
+            config = config | {"layer": layer | {"class_name": name}}
+        return super().from_config(config)
 
     def save_own_variables(self, store: Any) -> None:
         for number, variable in enumerate(self._own_variables()):
@@ -90,7 +92,7 @@ class RoundingWrapper(QuantizeWrapperV2):  # type: ignore[misc, valid-type]
             outputs = super().call(settled, training=training, **kwargs)
         if noted_grid(outputs) is None and type(self.layer) in _MOVING:
             note_grid(outputs, noted_grid(inputs))
-        return with_sums(self, outputs, inputs, training)
+        return with_bias_scale(self, outputs, inputs, training)
 
 
 @keras.utils.register_keras_serializable(package="qat_round")

@@ -12,7 +12,7 @@ from typing import Any
 
 from qat_round._compat import is_exporting, keras, smart_cond, tf
 from qat_round.layers import integer_layers
-from qat_round.layers.bias_rounding import is_half, with_rounded_bias, with_sums
+from qat_round.layers.bias_rounding import is_half, with_bias_scale, with_rounded_bias
 from qat_round.layers.shared_grid import held_in_float, on_noted_grid
 from qat_round.layers.tfmot_wrapper import RoundingWrapper
 from qat_round.numerics.kernel_sets import DEFAULT, roundings
@@ -86,7 +86,7 @@ class GridWrapper(RoundingWrapper):
             outputs = call(settled, **kwargs)
         if in_float and self._output_quantizers:
             outputs = held_in_float(outputs, whole, roundings(self.kernels).given)
-        return with_sums(self, self._on_grid(outputs, inputs, training), inputs, training)
+        return with_bias_scale(self, self._on_grid(outputs, inputs, training), inputs, training)
 
     @staticmethod
     def _once(variable: Any, quantizer: Any, training: Any, state: Any) -> Any:

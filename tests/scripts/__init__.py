@@ -6,7 +6,7 @@ import pathlib
 import sys
 
 ROOT = pathlib.Path(__file__).parents[2]
-"""Where they have to be started."""
+"""The folder to start them in."""
 
 
 def command(name: str, *arguments: str) -> list[str]:
