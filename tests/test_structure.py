@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import ast
 import pathlib
-import sys
 
 import pytest
+from house import ORDER, House
 
 import qat_round as qr
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "qat_round"
-sys.path.insert(0, str(ROOT / "tools"))
-from house import ORDER, House  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,10 @@ import subprocess
 import sys
 import warnings
 
+import public_api
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tools"))
-import public_api  # noqa: E402
 
 PUBLIC = ROOT / "tests" / "public_api.txt"
 

@@ -6,7 +6,6 @@ import copy
 import json
 import pathlib
 import pickle
-import sys
 import zipfile
 
 import numpy as np
@@ -17,9 +16,6 @@ import tf_keras as keras
 import qat_round as qr
 from qat_round.files.data_files import read_data
 from tests.models import nets
-
-TOOLS = pathlib.Path(__file__).parents[2] / "tools"
-
 
 # Loading runs no code.
 
@@ -220,6 +216,3 @@ def test_unknown_classes_in_files_are_refused(tmp_path):
     for read in (qr.quantize_model, qr.load_model):
         with pytest.raises((ValueError, TypeError), match="Unknown"):
             read(tmp_path / "unknown.keras")
-
-
-sys.path.insert(0, str(TOOLS))

@@ -10,7 +10,7 @@ import sys
 import warnings
 import zipfile
 
-import hostile  # noqa: E402
+import hostile
 import numpy as np
 import pytest
 import tensorflow as tf
